@@ -1,0 +1,5 @@
+"""Ways to run a model under edits; concrete backends are reached through the registry only."""
+
+from latentprobe.backends.backend import Backend, Chunk, Plan, Session, backends
+
+__all__ = ["Backend", "Chunk", "Plan", "Session", "backends"]

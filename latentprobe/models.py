@@ -1,0 +1,367 @@
+"""A loaded latent-reasoning model: generate, replay, read.
+
+    model = load("organism:mediated")
+    t = model.generate(problem)                      # a Trajectory
+    model.read(t, at="blocks.*.hook_resid_post", where=SLOTS)
+    model.replay(t, edits=[Edit("blocks.1.hook_resid_post", where=SLOTS, do=zero())])
+
+The same edits work in a replay (teacher-forced, one forward) and while generating (position by position).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentprobe.architectures import Architecture
+from latentprobe.backends import Chunk, Plan, backends
+from latentprobe.benchmarks import Problem
+from latentprobe.edits import Activations, Edit, Knockout
+from latentprobe.errors import EmptySubsetError, ModelError
+from latentprobe.generation import (
+    Decoding,
+    Parts,
+    Prefill,
+    Response,
+    check_applied,
+    finish,
+    make_plan,
+    option_ids,
+    prefill,
+    touches_prompt,
+)
+from latentprobe.hookpoints import HookPoint, HookPoints
+from latentprobe.loading import Checkpoint, open_checkpoint
+from latentprobe.methods import MethodSpec, detect, methods, resolve_tokens
+from latentprobe.prompts import Prompt, Prompter
+from latentprobe.scoring import OptionScorer
+from latentprobe.tokens import ALL, Subset
+from latentprobe.trajectory import Replay, Structure, Trajectory
+
+Edits = Sequence[Edit | Knockout]
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """A model with its method, ready to generate, replay and be read.
+
+    Attributes:
+        name: How it was asked for, shortened.
+        card: What is known of it.
+        method: How it enters, fills and leaves latent mode; None for a model without latents.
+        architecture: Where its hook points stand.
+        parts: What the decode loop needs.
+        prompter: How problems become prompts; None without a tokenizer.
+    """
+
+    name: str
+    card: str
+    method: MethodSpec | None
+    architecture: Architecture
+    parts: Parts
+    prompter: Prompter | None
+
+    @property
+    def hook_points(self) -> HookPoints:
+        """Every hook point of this model."""
+        return self.parts.backend.hook_points
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the weights."""
+        return self.parts.backend.fingerprint()
+
+    # -- generating -------------------------------------------------------------------------------
+
+    def prepare(self, problem: Problem) -> Prompt:
+        """Render, tokenise and embed a problem (vision tower included)."""
+        if self.prompter is None:
+            raise ModelError(f"{self.name} was loaded without a tokenizer and cannot read problems")
+        return self.prompter.prepare(problem, self.parts.backend)
+
+    def prefill(self, problem: Problem) -> Prefill:
+        """Run a problem's prompt once, so that several `generate` calls can share it."""
+        prompt = self.prepare(problem)
+        with self.parts.backend.session(make_plan(self.parts, (), 0)) as session:
+            return prefill(self.parts, session, prompt)
+
+    def generate(
+        self,
+        problem: Problem,
+        *,
+        seed: int = 0,
+        max_new_tokens: int = 64,
+        edits: Edits = (),
+        structure: Structure | None = None,
+        decoding: Decoding | None = None,
+        shared: Prefill | None = None,
+        keep_logits: bool = True,
+    ) -> Trajectory:
+        """Generate a response, with edits acting inside the loop.
+
+        Args:
+            problem: What is asked.
+            seed: Seed of sampling and of random interventions.
+            max_new_tokens: Most response positions, slots included; ignored when `decoding` is given.
+            edits: Edits and knockouts, carried out in this order at every step. Roles that only the
+                finished text can tell (answer, format) are those known at the time.
+            structure: Which parts of the response are there; None for the method as published.
+            decoding: How tokens are chosen; None is greedy.
+            shared: The problem's prefill, if it was run before; used unless an edit acts on the prompt.
+            keep_logits: Keep the logits of every response position (one more step).
+
+        Returns:
+            The trajectory, with the number of positions each edit was applied at.
+
+        Raises:
+            EmptySubsetError: An edit was applied nowhere and does not allow it.
+            EditError: An edit cannot be carried out as asked.
+
+        Example:
+            >>> from latentprobe.benchmarks import load as problems
+            >>> model = load("organism:mediated")
+            >>> t = model.generate(problems("mini-attribute", limit=1)[0])
+            >>> t.text, len(t.latents), t.stop_reason
+            ('<|organism_open|> <|organism_close|> <answer> yellow </answer>', 2, 'end')
+        """
+        decoding = decoding or Decoding(max_new_tokens=max_new_tokens)
+        reused = shared if shared is not None and not touches_prompt(edits, shared.prompt) else None
+        prompt = reused.prompt if reused else shared.prompt if shared else self.prepare(problem)
+        with self.parts.backend.session(make_plan(self.parts, edits, seed)) as session:
+            start = reused or prefill(self.parts, session, prompt)
+            kind = structure or Structure()
+            response = Response(self.parts, session, start, kind, decoding, seed)
+            stop_reason = response.run()
+            check_applied(edits, [len(positions) for positions in session.applied])
+            return finish(response, stop_reason, problem, keep_logits=keep_logits)
+
+    # -- replaying --------------------------------------------------------------------------------
+
+    def replay(
+        self,
+        trajectory: Trajectory,
+        *,
+        edits: Edits = (),
+        positions: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> Replay:
+        """Run a trajectory again, teacher-forced: same ids, same fed vectors, one forward.
+
+        Args:
+            trajectory: What to run; its recorded latents are fed at its slots.
+            edits: Edits and knockouts, carried out in this order.
+            positions: Positions whose logits are wanted; None for all response positions.
+            seed: Seed of random interventions; None takes the trajectory's own.
+
+        Raises:
+            EmptySubsetError: An edit's subset is empty on this trajectory and it does not allow it.
+            EditError: An edit cannot be carried out as asked.
+
+        Example:
+            >>> from latentprobe.benchmarks import load as problems
+            >>> model = load("organism:mediated")
+            >>> t = model.generate(problems("mini-attribute", limit=1)[0])
+            >>> out = model.replay(t)
+            >>> out.logits.shape == t.logits.shape, bool((out.logits - t.logits).abs().max() < 1e-4)
+            (True, True)
+        """
+        kept = tuple(trajectory.layout.response) if positions is None else tuple(positions)
+        plan = make_plan(self.parts, edits, trajectory.seed if seed is None else seed)
+        with self._open(trajectory, plan) as (session, states, cache):
+            context = trajectory.context
+            scores = OptionScorer(
+                self.parts.backend, session, trajectory.prompt.encoded.offset
+            ).score(
+                option_ids(self.parts, trajectory.problem),
+                context,
+                cache=cache,
+                state=states[context.length - 1],
+                layout=trajectory.layout,
+            )
+            logits = self.parts.backend.logits(states[list(kept)])
+        return Replay(logits, kept, scores, tuple(len(p) for p in session.applied))
+
+    def read(
+        self,
+        trajectory: Trajectory,
+        at: str | Iterable[str],
+        *,
+        where: Subset = ALL,
+        edits: Edits = (),
+    ) -> Activations:
+        """Read activations of a trajectory at hook points (teacher-forced, one forward).
+
+        Args:
+            trajectory: What to run.
+            at: Hook-point names or shell patterns.
+            where: Positions to read (rows of `pos` and `query` axes). The recurrence's own points
+                (`latent.*`) have one row per slot in `where`.
+            edits: Edits made before reading; a read sees the value after the edits at its own point.
+
+        Raises:
+            UnknownNameError: No such hook point; the nearest names are offered.
+            EmptySubsetError: `where` holds no position.
+
+        Example:
+            >>> from latentprobe.benchmarks import load as problems
+            >>> from latentprobe.tokens import SLOTS
+            >>> model = load("organism:mediated")
+            >>> t = model.generate(problems("mini-attribute", limit=1)[0])
+            >>> acts = model.read(t, "blocks.*.attn.hook_pattern", where=SLOTS)
+            >>> acts["blocks.0.attn.hook_pattern"].shape[:2]
+            torch.Size([4, 2])
+        """
+        points = self.hook_points.select(at)
+        layout = trajectory.layout
+        positions = layout.positions(where)
+        if not positions:
+            raise EmptySubsetError(f"nothing to read: {where} holds no position of this trajectory")
+        inside = tuple(point for point in points if point.layer is not None)
+        plan = Plan(tuple(edits), inside, where, self.parts.inherent, trajectory.seed)
+        tensors = _latent_reads(trajectory, points, positions)
+        if inside:
+            with self._open(trajectory, plan) as (session, _, _):
+                tensors |= session.tensors
+        ordered = {point.name: tensors[point.name] for point in points}
+        roles = tuple(layout.roles[p] for p in positions)
+        steps = tuple(layout.step(p) for p in positions)
+        return Activations(ordered, tuple(positions), roles, steps)
+
+    def _open(self, trajectory: Trajectory, plan: Plan) -> "_Replaying":
+        for edit in plan.edits:
+            where = edit.queries if isinstance(edit, Knockout) else edit.where
+            if not edit.allow_empty and not where.mask(trajectory.layout).any():
+                raise EmptySubsetError(
+                    f"{edit.label}: {where} holds no position of this trajectory; choose another "
+                    "subset, or say allow_empty=True if that is meant"
+                )
+        return _Replaying(self.parts, trajectory, plan)
+
+    def __repr__(self) -> str:
+        method = self.method.name if self.method else "none"
+        return f"LatentModel({self.name}, method={method}, {len(self.hook_points)} hook points)"
+
+
+class _Replaying:
+    """Context manager: an open session in which a whole trajectory has been run once."""
+
+    def __init__(self, parts: Parts, trajectory: Trajectory, plan: Plan) -> None:
+        self.parts, self.trajectory, self.plan = parts, trajectory, plan
+        self.opened = parts.backend.session(plan, replaying=True)
+
+    def __enter__(self) -> tuple[Any, Tensor, Any]:
+        session = self.opened.__enter__()
+        try:
+            states, cache = self._run(session)
+            check_applied(self.plan.edits, [len(positions) for positions in session.applied])
+        except BaseException as error:
+            self.opened.__exit__(type(error), error, error.__traceback__)
+            raise
+        return session, states, cache
+
+    def __exit__(self, *error: Any) -> None:
+        self.opened.__exit__(*error)
+
+    def _run(self, session: Any) -> tuple[Tensor, Any]:
+        t, backend = self.trajectory, self.parts.backend
+        prompt = t.prompt.encoded
+        response = backend.embed(torch.tensor(t.response_ids, dtype=torch.long))
+        embeds = torch.cat([prompt.embeds, response.to(prompt.embeds.dtype)])
+        if t.layout.slots:
+            fed = session.edit_latent("latent.hook_fed", t.latents, t.layout)
+            embeds[t.layout.slots] = fed
+        after = torch.arange(t.layout.n_prompt, len(t.layout), device=embeds.device) + prompt.offset
+        rotary = torch.cat([prompt.rotary, after.expand(len(prompt.rotary), -1)], dim=1)
+        cache = backend.new_cache()
+        return session.forward(Chunk(embeds, rotary, 0, t.layout), cache), cache
+
+
+def _latent_reads(
+    trajectory: Trajectory, points: Iterable[HookPoint], positions: Sequence[int]
+) -> dict[str, Tensor]:
+    chosen = set(positions)
+    rows = [i for i, slot in enumerate(trajectory.layout.slots) if slot in chosen]
+    recorded = {"latent.hook_state": trajectory.states, "latent.hook_fed": trajectory.latents}
+    wanted = [point.name for point in points if point.layer is None]
+    if wanted and not rows:
+        raise EmptySubsetError(f"{wanted[0]} stands at slots only, and `where` holds no slot")
+    return {name: recorded[name][rows] for name in wanted}
+
+
+def load(
+    source: Any,
+    *,
+    method: str | MethodSpec | None = None,
+    backend: str = "torch",
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+) -> LatentModel:
+    """Load a latent-reasoning model.
+
+    Args:
+        source: `organism:NAME`, a checkpoint folder in the Hugging Face layout, or a hub id.
+        method: A method's name or a `MethodSpec`; None detects it from tokenizer and config.
+        backend: Name of the backend that runs it.
+        dtype: Number format of the weights; None takes float32 on the CPU and the checkpoint's own
+            elsewhere.
+        device: Where to put it; None takes a GPU where there is one.
+
+    Raises:
+        UnknownNameError: No such organism, method or backend.
+        ModelError: The checkpoint cannot be loaded or its architecture is not supported.
+        MethodNotFoundError: No method was recognised.
+        MethodMismatchError: The tokenizer lacks the tokens of the method asked for.
+
+    Example:
+        >>> load("organism:marker-only").method.name
+        'organism'
+    """
+    make_backend = backends.get(backend)
+    checkpoint = open_checkpoint(source, dtype=dtype, device=device)
+    return assemble(checkpoint, method=method, make_backend=make_backend)
+
+
+def assemble(
+    checkpoint: Checkpoint, *, method: str | MethodSpec | None, make_backend: Any
+) -> LatentModel:
+    """Put a loaded checkpoint, its method and a backend together."""
+    vocabulary = checkpoint.tokenizer.get_vocab()
+    config = checkpoint.model.config.to_dict()
+    if method is None:
+        spec = detect(vocabulary, config)
+    else:
+        spec = methods.get(method) if isinstance(method, str) else method
+    tokens = resolve_tokens(spec, vocabulary, config)
+    backend = make_backend(checkpoint.model, checkpoint.architecture, latent=True)
+    words = checkpoint.tokenizer
+    parts = Parts(
+        backend=backend,
+        tokenizer=words,
+        spec=spec,
+        tokens=tokens,
+        ends=_ends(checkpoint.model, words),
+        template=tuple(words(spec.answer.open, add_special_tokens=False)["input_ids"]),
+        joiner=_joiner(words),
+    )
+    image_token = words.convert_ids_to_tokens(config[checkpoint.architecture.image_token])
+    prompter = Prompter(words, checkpoint.image_processor, spec.prompt, image_token)
+    return LatentModel(
+        checkpoint.name, checkpoint.card, spec, checkpoint.architecture, parts, prompter
+    )
+
+
+def _ends(model: Any, words: Any) -> frozenset[int]:
+    """Return the ids that end a response: the tokenizer's and the generation config's."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    listed = declared if isinstance(declared, list) else [declared]
+    return frozenset(i for i in (*listed, words.eos_token_id) if i is not None)
+
+
+def _joiner(words: Any) -> str:
+    """Return what the tokenizer puts between two tokens' texts: a space for word-level ones."""
+    return "" if words.backend_tokenizer.decoder is not None else " "
+
+
+__all__ = ["LatentModel", "load"]
