@@ -194,7 +194,15 @@ def _draw_chance(
         return
     line = {"dash": "dot", "color": MUTED, "width": 1.5}
     figure.add_shape(
-        x0=value, x1=value, y0=0, y1=1, yref="y domain", line=line, row=panel.row, col=panel.column
+        type="line",
+        x0=value,
+        x1=value,
+        y0=0,
+        y1=1,
+        yref="y domain",
+        line=line,
+        row=panel.row,
+        col=panel.column,
     )
     figure.add_annotation(
         text=f"chance {value:.2f}",

@@ -195,7 +195,7 @@ def _facts(example: Example) -> str:
         "question": html.escape(example.question),
         "options": _options(example),
         "gold answer": _answer(example, example.gold, "not known"),
-        "model's text": f"<pre>{example.text}</pre>",
+        "model's text": f"<pre>{html.escape(example.text)}</pre>",
         "parsed answer": _parsed_answer(example),
     }
     return "\n".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())

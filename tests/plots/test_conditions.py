@@ -90,7 +90,8 @@ def test_every_model_has_a_panel_on_the_same_accuracy_axis() -> None:
 def test_the_chance_line_is_dotted_and_labelled() -> None:
     figure = accuracy_by_condition(frame("a", "b"), chance={"a": 0.25})
     (line,) = figure.layout.shapes
-    assert (line.x0, line.x1, line.line.dash, line.xref) == (0.25, 0.25, "dot", "x")
+    assert (line.type, line.x0, line.x1, line.xref) == ("line", 0.25, 0.25, "x")
+    assert (line.line.dash, line.y0, line.y1, line.yref) == ("dot", 0, 1, "y domain")
     assert "chance 0.25" in [note.text for note in figure.layout.annotations]
     assert len(accuracy_by_condition(frame("a", "b"), chance=0.25).layout.shapes) == 2
     assert len(accuracy_by_condition(frame("a", "b")).layout.shapes) == 0

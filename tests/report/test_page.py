@@ -304,7 +304,17 @@ def test_an_edit_that_reached_nothing_is_marked() -> None:
 
 
 def test_text_from_outside_is_escaped_everywhere() -> None:
-    hostile = example(HOSTILE)
+    hostile = replace(
+        example(HOSTILE),
+        problem_name=HOSTILE,
+        options=(HOSTILE, "red"),
+        gold=HOSTILE,
+        text=HOSTILE,
+        answer=HOSTILE,
+        tokens=(HOSTILE,),
+        roles=("answer",),
+        maps=(AttentionMap(0, HOSTILE, ((0.5, 0.5),), 0.5),),
+    )
     frame = summary("mediated").assign(model=HOSTILE, recipe=HOSTILE, retained_reason=HOSTILE)
     frame["condition"] = [f"{HOSTILE}{i}" for i in range(len(frame))]
     frame["retained"] = None
