@@ -38,7 +38,7 @@ _REGISTRIES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted([*_HOME_OF, *_MODULES, *_REGISTRIES])
+__all__ = sorted([*_HOME_OF, *_MODULES, *_REGISTRIES])  # noqa: PLE0605 - it is a list  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

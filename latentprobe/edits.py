@@ -1,14 +1,15 @@
 """What can be asked of a model: edits and knockouts, and what an intervention gets to see.
 
-An `Edit` says *where* (hook points, token subset, heads) and *what* (an intervention); a `Knockout` says
-which attention edges to remove. Neither knows a model. Backends carry them out and count, per edit, the
-positions it was applied at; interventions are plain functions `(activation, context) -> activation`.
+An `Edit` says *where* (hook points, token subset, heads) and *what* (an intervention); a `Knockout`
+says which attention edges to remove. Neither knows a model. Backends carry them out and count, per
+edit, the positions it was applied at; interventions are plain functions `(activation, context) ->
+activation`.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,7 @@ class Context:
         return noise.movedim(0, self.row_axis).to(activation.device, activation.dtype)
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Arithmetic on an activation: same shape out as in, no knowledge of models."""
 

@@ -1,10 +1,12 @@
 """The decode loop: one loop for every method, driven by its `MethodSpec`.
 
 1. The prompt is run once (image features and rotary positions laid in); conditions may fork it.
-2. Tokens are chosen greedily or sampled and fed one by one. When the opening marker comes, by the model's
-   choice or by force, the loop enters latent mode: the last state after the final norm (`latent.hook_state`)
-   becomes the next input vector (`latent.hook_fed`), once per slot, until the method's end rule holds.
-3. Positions of slots and markers are recorded here, where they happen; ids in the span mean nothing.
+2. Tokens are chosen greedily or sampled and fed one by one. When the opening marker comes, by the
+   model's choice or by force, the loop enters latent mode: the last state after the final norm
+   (`latent.hook_state`) becomes the next input vector (`latent.hook_fed`), once per slot, until the
+   method's end rule holds.
+3. Positions of slots and markers are recorded here, where they happen; ids in the span mean
+   nothing.
 4. The answer is read from the text, options are scored in the answer's place, roles are settled.
 """
 
@@ -116,7 +118,7 @@ def prefill(parts: Parts, session: Session, prompt: Prompt) -> Prefill:
 
 
 def touches_prompt(edits: Sequence[Edit | Knockout], prompt: Prompt) -> bool:
-    """Return whether an edit acts on the prompt's own positions, so that a prefill cannot be shared."""
+    """Return whether an edit acts on the prompt itself, so that a prefill cannot be shared."""
     layout = Layout(prompt.roles, len(prompt.roles), (), prompt.images)
     wheres = [edit.queries if isinstance(edit, Knockout) else edit.where for edit in edits]
     return any(where.mask(layout).any() for where in wheres)
@@ -208,22 +210,22 @@ class Response:
     def _segment(self, token: int) -> None:
         """Run one latent span: opening marker, slots, and the closing marker where it is ours."""
         spec, tokens = self.parts.spec, self.parts.tokens
-        assert spec is not None and tokens is not None
+        assert spec is not None
+        assert tokens is not None
         self.segments += 1
         ids: list[int | None] = [None] * spec.slots
         if spec.first_latent == "at_open" and self.structure.slots:
             ids[0] = token
         else:
             self._feed(self._embed(token), token, "open")
-        if self.structure.slots and self._slots(ids):
-            self._feed(self._embed(tokens.close), tokens.close, "close")
-        elif not self.structure.slots:
+        if (self.structure.slots and self._slots(ids)) or not self.structure.slots:
             self._feed(self._embed(tokens.close), tokens.close, "close")
 
     def _slots(self, ids: Sequence[int | None]) -> bool:
         """Feed states back, one per slot; return whether the closing marker is to be written."""
         spec, tokens = self.parts.spec, self.parts.tokens
-        assert spec is not None and tokens is not None
+        assert spec is not None
+        assert tokens is not None
         for own in ids:
             self._slot(own)
             if spec.end == "predicted" and self._choose() == tokens.close:
@@ -231,7 +233,8 @@ class Response:
         return spec.close_forced
 
     def _slot(self, own: int | None) -> None:
-        assert self.parts.tokens is not None and self.parts.spec is not None
+        assert self.parts.tokens is not None
+        assert self.parts.spec is not None
         if own is None:
             own = self.parts.tokens.slot
             if self.parts.spec.ids == "argmax":
@@ -290,7 +293,7 @@ class Response:
 
 
 class Answering:
-    """Follows the response's text and says, token by token, what part of the answer template it is."""
+    """Follows the response's text and says, token by token, which part of the template it is."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -423,8 +426,8 @@ class Reading:
     def context(self, layout: Layout, structure: Structure) -> AnswerContext:
         """Return where options are scored.
 
-        After the template's opening where the response has one; otherwise after the last latent span
-        (or the prompt), with the opening written there unless the structure bans it.
+        After the template's opening where the response has one; otherwise after the last latent
+        span (or the prompt), with the opening written there unless the structure bans it.
         """
         if self.parsed.in_template:
             before = [i for i, start, _ in self.spans if start < self.parsed.begin]
@@ -445,8 +448,8 @@ def check_applied(edits: Sequence[Edit | Knockout], applied: Sequence[int]) -> N
         if count == 0 and not edit.allow_empty:
             raise EmptySubsetError(
                 f"edit {number} ({edit.label}) was applied at no position: its subset is empty on "
-                "this response, or the hook point did not fire there. Choose another subset, or say "
-                "allow_empty=True if that is meant"
+                "this response, or the hook point did not fire there. Choose another subset, or "
+                "say allow_empty=True if that is meant"
             )
 
 

@@ -1,7 +1,8 @@
-"""The vocabulary of hook points: one named place in the computation each, TransformerLens's own names.
+"""The vocabulary of hook points: named places in the computation, TransformerLens's own names.
 
-`BLOCK_POINTS` and `LATENT_POINTS` are the only place where a name, its axes and what may be done with it
-are written down. A model's registry (`HookPoints`) is that vocabulary laid out over its layers.
+`BLOCK_POINTS` and `LATENT_POINTS` are the only place where a name, its axes and what may be done
+with it are written down. A model's registry (`HookPoints`) is that vocabulary laid out over its
+layers.
 """
 
 import fnmatch
@@ -91,7 +92,7 @@ class HookPoints(Sequence[HookPoint]):
 
     @classmethod
     def for_model(cls, *, n_layers: int, latent: bool) -> "HookPoints":
-        """Lay the vocabulary out over `n_layers` blocks, with or without the recurrence's points."""
+        """Lay the vocabulary out over `n_layers` blocks, with or without the latent points."""
         points = [
             HookPoint(f"blocks.{layer}.{kind}", kind, layer, row.axes, True, True, row.note)
             for layer in range(n_layers)

@@ -1,7 +1,8 @@
 """Loading a checkpoint: an organism, a local folder or a hub id, all through the same path.
 
-Model, tokenizer and image processor are loaded one by one with their `from_pretrained`; no processor class is
-asked for, because Qwen2.5-VL's insists on a video processor, which needs torchvision.
+Model, tokenizer and image processor are loaded one by one with their `from_pretrained`; no
+processor class is asked for, because Qwen2.5-VL's insists on a video processor, which needs
+torchvision.
 """
 
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def open_checkpoint(source: str, *, dtype: torch.dtype | None, device: str | Non
         with _quiet():
             config = AutoConfig.from_pretrained(path)
             architecture = find_architecture(config.model_type)
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=wanted)
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=wanted)
             tokenizer = AutoTokenizer.from_pretrained(path)
             image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")
     except (OSError, ValueError) as error:
@@ -67,7 +68,7 @@ def open_checkpoint(source: str, *, dtype: torch.dtype | None, device: str | Non
             f"{source!r} could not be loaded ({error}). Give organism:NAME, a folder with "
             "config.json, model.safetensors, tokenizer and preprocessor_config.json, or a hub id"
         ) from error
-    model = model.to(place).eval().requires_grad_(False)
+    model.to(place).eval().requires_grad_(False)
     return Checkpoint(name, model, architecture, tokenizer, image_processor, card)
 
 
@@ -99,8 +100,8 @@ def find_architecture(model_type: str) -> Architecture:
             return architecture
     types = sorted(kind for architecture in known for kind in architecture.model_types)
     raise ModelError(
-        f"model_type {model_type!r} is not supported; supported are {', '.join(types)}. Describe it with "
-        "an Architecture and register that"
+        f"model_type {model_type!r} is not supported; supported are {', '.join(types)}. "
+        "Describe it with an Architecture and register that"
     )
 
 

@@ -5,7 +5,8 @@
     model.read(t, at="blocks.*.hook_resid_post", where=SLOTS)
     model.replay(t, edits=[Edit("blocks.1.hook_resid_post", where=SLOTS, do=zero())])
 
-The same edits work in a replay (teacher-forced, one forward) and while generating (position by position).
+The same edits work in a replay (teacher-forced, one forward) and while generating (position by
+position).
 """
 
 from collections.abc import Iterable, Sequence
@@ -87,7 +88,7 @@ class LatentModel:
         with self.parts.backend.session(make_plan(self.parts, (), 0)) as session:
             return prefill(self.parts, session, prompt)
 
-    def generate(
+    def generate(  # noqa: PLR0913 - keyword-only, each one independent choice
         self,
         problem: Problem,
         *,
@@ -104,12 +105,14 @@ class LatentModel:
         Args:
             problem: What is asked.
             seed: Seed of sampling and of random interventions.
-            max_new_tokens: Most response positions, slots included; ignored when `decoding` is given.
+            max_new_tokens: Most response positions, slots included; ignored when `decoding` is
+                given.
             edits: Edits and knockouts, carried out in this order at every step. Roles that only the
                 finished text can tell (answer, format) are those known at the time.
             structure: Which parts of the response are there; None for the method as published.
             decoding: How tokens are chosen; None is greedy.
-            shared: The problem's prefill, if it was run before; used unless an edit acts on the prompt.
+            shared: The problem's prefill, if it was run before; used unless an edit acts on the
+                prompt.
             keep_logits: Keep the logits of every response position (one more step).
 
         Returns:
@@ -198,7 +201,8 @@ class LatentModel:
             at: Hook-point names or shell patterns.
             where: Positions to read (rows of `pos` and `query` axes). The recurrence's own points
                 (`latent.*`) have one row per slot in `where`.
-            edits: Edits made before reading; a read sees the value after the edits at its own point.
+            edits: Edits made before reading; a read sees the value after the edits at its own
+                point.
 
         Raises:
             UnknownNameError: No such hook point; the nearest names are offered.
@@ -328,7 +332,8 @@ def assemble(
 ) -> LatentModel:
     """Put a loaded checkpoint, its method and a backend together."""
     vocabulary = checkpoint.tokenizer.get_vocab()
-    config = checkpoint.model.config.to_dict()
+    hf: Any = checkpoint.model
+    config = hf.config.to_dict()
     if method is None:
         spec = detect(vocabulary, config)
     else:
@@ -341,7 +346,7 @@ def assemble(
         tokenizer=words,
         spec=spec,
         tokens=tokens,
-        ends=_ends(checkpoint.model, words),
+        ends=_ends(hf, words),
         template=tuple(words(spec.answer.open, add_special_tokens=False)["input_ids"]),
         joiner=_joiner(words),
     )

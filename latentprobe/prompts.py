@@ -1,7 +1,8 @@
 """From a problem to the prompt a model reads: chat template, image tokens, roles of the positions.
 
-Only the tokenizer and the image processor are used (no processor class, which would need torchvision):
-the chat template writes one image token per image, which is repeated once per merged patch.
+Only the tokenizer and the image processor are used (no processor class, which would need
+torchvision): the chat template writes one image token per image, which is repeated once per merged
+patch.
 """
 
 from collections.abc import Sequence
@@ -173,8 +174,7 @@ def _grids(
 ) -> tuple[ImageGrid, ...]:
     image_positions = [position for position, role in enumerate(roles) if role == "image"]
     grids, used = [], 0
-    for (rows, columns), image in zip(counts, problem.images, strict=True):
-        assert isinstance(image, Image.Image)
+    for (rows, columns), image in zip(counts, problem.pictures, strict=True):
         grids.append(ImageGrid(image_positions[used], rows, columns, *image.size))
         used += rows * columns
     return tuple(grids)

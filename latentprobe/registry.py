@@ -1,9 +1,9 @@
 """Named, lazy, validated registries; plug-ins arrive through entry points.
 
 A registry maps names to objects of one kind. Built-in entries are `"module:attribute"` strings that
-are imported when first asked for, so that listing names costs nothing. Third-party packages add entries
-through the entry-point group `latentprobe.<kind>`; every entry is validated when it is registered or
-loaded, and a wrong one is refused with its definition in the message.
+are imported when first asked for, so that listing names costs nothing. Third-party packages add
+entries through the entry-point group `latentprobe.<kind>`; every entry is validated when it is
+registered or loaded, and a wrong one is refused with its definition in the message.
 """
 
 import importlib

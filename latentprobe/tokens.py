@@ -1,9 +1,9 @@
 """Roles of positions, the layout of a response, and the algebra of token subsets.
 
-A `Layout` says what every position of a sequence is (its *role*), where the latent segments are, and
-which image patch an image token stands for. A `Subset` is a recipe for choosing positions that makes
-sense on any layout: `SLOTS[0:2] | MARKERS`, `~IMAGE`, `image_region((0, 0, 28, 28))`. Subsets know no
-model and no tensor; a layout resolves them to positions.
+A `Layout` says what every position of a sequence is (its *role*), where the latent segments are,
+and which image patch an image token stands for. A `Subset` is a recipe for choosing positions that
+makes sense on any layout: `SLOTS[0:2] | MARKERS`, `~IMAGE`, `image_region((0, 0, 28, 28))`. Subsets
+know no model and no tensor; a layout resolves them to positions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -244,8 +244,8 @@ class _ImageRegion(Subset):
     def mask(self, layout: Layout) -> np.ndarray:
         if not 0 <= self.image < len(layout.images):
             raise SubsetError(
-                f"image {self.image} does not exist: this sequence has {len(layout.images)} images, "
-                "counted from 0"
+                f"image {self.image} does not exist: this sequence has {len(layout.images)} "
+                "images, counted from 0"
             )
         grid = layout.images[self.image]
         left, top, right, bottom = self.box
@@ -362,8 +362,8 @@ def image_region(box: Sequence[float], *, image: int = 0) -> Subset:
 class LayoutBuilder:
     """Grows a layout position by position while a response is generated.
 
-    The decode loop is the only place that knows which positions are slots; it tells this builder, and
-    the final roles of ordinary tokens (format, answer) are set once the text is known.
+    The decode loop is the only place that knows which positions are slots; it tells this builder,
+    and the final roles of ordinary tokens (format, answer) are set once the text is known.
     """
 
     roles: list[str]

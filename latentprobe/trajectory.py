@@ -18,8 +18,8 @@ class Structure:
     Attributes:
         markers: Whether latent mode may be entered; without markers their tokens are banned.
         slots: Whether an entered segment holds slots; without, it is closed at once.
-        template: The answer template: left to the `method`, `forced` at the start of the response, or
-            `banned`.
+        template: The answer template: left to the `method`, `forced` at the start of the response,
+            or `banned`.
     """
 
     markers: bool = True

@@ -179,6 +179,7 @@ def test_an_interrupted_and_resumed_run_gives_the_same_table_byte_for_byte(
 ):
     fill(tmp_path / "resumed", range(3))
     assert fill(tmp_path / "resumed", range(8)) == uninterrupted
+    assert set(contents(tmp_path / "resumed")) == {".lock", LOG, TABLE, MANIFEST}
 
 
 def test_the_order_in_which_trials_finish_leaves_no_trace(tmp_path: Path, uninterrupted: bytes):
@@ -339,7 +340,7 @@ def test_another_study_is_refused_and_every_difference_named(tmp_path: Path):
 def test_many_differences_are_counted_rather_than_listed(tmp_path: Path):
     with RecordStore.open(tmp_path, {f"k{n:02d}": n for n in range(12)}):
         pass
-    with pytest.raises(StudyMismatchError, match="k00: .*and 4 more"):
+    with pytest.raises(StudyMismatchError, match=r"k00: .*and 4 more"):
         RecordStore.open(tmp_path, {f"k{n:02d}": -n - 1 for n in range(12)})
 
 
@@ -382,7 +383,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, text: str):
 
 def test_reading_where_no_study_is_says_what_to_give(tmp_path: Path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(StudyError, match="is not a study's folder.*--out"):
+        with pytest.raises(StudyError, match=r"is not a study's folder.*--out"):
             RecordStore.read(path)
     assert contents(tmp_path) == {}
 

@@ -1,12 +1,13 @@
-"""How narrow attention to the image is: entropy, narrowness and image mass, per layer, head and role.
+"""How narrow attention to the image is: entropy, narrowness, image mass per layer, head and role.
 
 For a query q, layer l, head h and the image tokens I of one sequence:
 
-1. `A[l, h, q, :]` is the attention row (softmax over all keys), recomputed for the wanted queries only.
+1. `A[l, h, q, :]` is the attention row (softmax over all keys), recomputed for the wanted queries
+   only.
 2. The image mass is `m = sum of A over I`, in [0, 1].
-3. Renormalised over the image, `p_i = A_i / m`; the entropy is `H = -sum p_i ln p_i` (nats), normalised
-   `H / ln |I|` in [0, 1]; **narrowness** is `1 - H / ln |I|` (1: a single patch, 0: all alike), and the
-   effective number of tokens is `exp(H)`.
+3. Renormalised over the image, `p_i = A_i / m`; the entropy is `H = -sum p_i ln p_i` (nats),
+   normalised `H / ln |I|` in [0, 1]; **narrowness** is `1 - H / ln |I|` (1: a single patch, 0: all
+   alike), and the effective number of tokens is `exp(H)`.
 4. A role's value is the mean over its queries and over trajectories. Where m is near 0 the
    renormalised entropy says little: rows with `m < floor` are left out of it and counted.
 
@@ -54,17 +55,16 @@ class AttentionProfile:
 
     Attributes:
         frame: Columns model, layer, head, role, queries, entropy_nats, entropy_normalised,
-            narrowness, effective_tokens, image_mass, skipped (queries below the mass floor). Entropies
-            are None where every query was below the floor.
+            narrowness, effective_tokens, image_mass, skipped (queries below the mass floor).
+            Entropies are None where every query was below the floor.
     """
 
     frame: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
         """Return means over heads, one row per layer and role."""
-        return self.frame.groupby(["model", "layer", "role"], as_index=False, sort=False).mean(
-            numeric_only=True
-        )
+        groups = self.frame.groupby(["model", "layer", "role"], as_index=False, sort=False)
+        return pd.DataFrame(groups.mean(numeric_only=True))
 
     def plot(self) -> object:
         """Return the plotly figure: narrowness and image mass by layer, one line per role."""
@@ -126,7 +126,8 @@ def _rows(
     image = [p for p, role in enumerate(trajectory.layout.roles) if role == "image"]
     if len(image) < 2:
         raise SubsetError(
-            f"attention over the image needs at least two image tokens, this trajectory has {len(image)}"
+            "attention over the image needs at least two image tokens, this trajectory has "
+            f"{len(image)}"
         )
     present = [
         role for role in roles if role in trajectory.layout.roles[trajectory.layout.n_prompt :]

@@ -1,9 +1,9 @@
 """What a backend has to know of a Hugging Face model class: one table per architecture.
 
-An `Architecture` maps hook-point kinds to `Site`s (a module inside a decoder block, its input or its
-output, and how heads lie in it) and names the few modules the decode loop needs. It also knows how a
-prompt with images becomes input embeddings and rotary positions, the one thing that is code and not a
-table.
+An `Architecture` maps hook-point kinds to `Site`s (a module inside a decoder block, its input or
+its output, and how heads lie in it) and names the few modules the decode loop needs. It also knows
+how a prompt with images becomes input embeddings and rotary positions, the one thing that is code
+and not a table.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ class Site:
             function, which backends replace through `AttentionInterface`).
         item: Which element of a tuple output; None where the output is a tensor.
         heads: How the last axis splits into heads: `query` heads, `key_value` heads, or not at all.
-        shared: The input tensor is used again elsewhere in the block (a residual connection), so that
-            an edit has to be made in place to be seen there too.
+        shared: The input tensor is used again elsewhere in the block (a residual connection), so
+            that an edit has to be made in place to be seen there too.
     """
 
     path: str
@@ -80,7 +80,7 @@ class Architecture:
     embedding: str
     unembedding: str
     sites: Mapping[str, Site]
-    encode: Callable[[nn.Module, Tensor, Tensor | None, Tensor | None], Encoded]
+    encode: Callable[[Any, Tensor, Tensor | None, Tensor | None], Encoded]
     image_token: str
     rotary_axes: int = 1
 

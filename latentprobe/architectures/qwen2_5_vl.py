@@ -1,16 +1,18 @@
-"""Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`): M-RoPE, grouped-query attention, merged patches."""
+"""Qwen2.5-VL: M-RoPE, grouped-query attention, merged image patches."""
+
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentprobe.architectures.architecture import Architecture, Encoded, Site
 from latentprobe.errors import ModelError
 
 
 def encode(
-    model: nn.Module,
+    model: Any,
     token_ids: Int[Tensor, " pos"],
     pixel_values: Float[Tensor, "patch features"] | None,
     grid: Int[Tensor, "image 3"] | None,

@@ -1,18 +1,18 @@
 """Attention as the model computes it, readable and editable, through `AttentionInterface`.
 
-While a session needs it, the decoder's attention implementation is a thin wrapper around the model's own
-kernel (SDPA or eager). The wrapper
+While a session needs it, the decoder's attention implementation is a thin wrapper around the
+model's own kernel (SDPA or eager). The wrapper
 
 1. turns knockouts into an additive mask and lets the kernel do the rest;
-2. recomputes the softmax only for query rows somebody reads or edits, so that reading attention at a few
-   positions costs a few rows and not length squared;
-3. where an edit changed a row, replaces that row of the kernel's output by edited weights times values.
-   Rows whose weights an edit left as they were keep the kernel's own output, bit for bit.
+2. recomputes the softmax only for query rows somebody reads or edits, so that reading attention at
+   a few positions costs a few rows and not length squared;
+3. where an edit changed a row, replaces that row of the kernel's output by edited weights times
+   values. Rows whose weights an edit left as they were keep the kernel's own output, bit for bit.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -27,6 +27,7 @@ from latentprobe.errors import ModelError
 KERNELS = ("sdpa", "eager")
 
 
+@runtime_checkable
 class AttentionHandler(Protocol):
     """What one layer's attention has to do for a session, on the current chunk."""
 
@@ -48,7 +49,7 @@ _active: dict[nn.Module, AttentionHandler] = {}
 
 @contextmanager
 def handled(config: Any, handlers: dict[nn.Module, AttentionHandler]) -> Iterator[None]:
-    """Route the attention of some modules through handlers; the model's own kernel is put back after.
+    """Route the attention of some modules through handlers; the own kernel comes back after.
 
     Args:
         config: The decoder's config, whose `_attn_implementation` picks the kernel.
@@ -127,7 +128,7 @@ def attention_weights(
     mask: Float[Tensor, "mask_head query key"],
     scaling: float,
 ) -> Float[Tensor, "head query key"]:
-    """Return softmax attention weights of some query rows; key-value heads are shared, not copied."""
+    """Return softmax weights of some query rows; key-value heads are shared, not copied."""
     groups = query.shape[0] // key.shape[0]
     grouped = rearrange(query, "(kv group) query d -> kv (group query) d", group=groups)
     scores = grouped @ key.transpose(-1, -2) * scaling
@@ -147,7 +148,7 @@ def weighted_values(
 def _row_mask(
     mask: Tensor | None, query: Tensor, key: Tensor, rows: list[int] | None = None
 ) -> Float[Tensor, "mask_head query key"]:
-    """Return the additive mask of some rows (all when None), building the causal one if there is none."""
+    """Return the additive mask of some rows (all when None); causal where the model gave none."""
     length, total = query.shape[-2], key.shape[-2]
     rows = list(range(length)) if rows is None else rows
     floor = torch.finfo(query.dtype).min

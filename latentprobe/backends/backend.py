@@ -1,14 +1,14 @@
 """The seam between what is asked of a model and how it is carried out.
 
-A `Backend` opens a `Session` for a `Plan` (edits, knockouts, reads); a session runs chunks of positions
-through the decoder and carries the plan out on each. Chunks may be a whole response (replay) or one
-position after the other (generation): the plan is the same.
+A `Backend` opens a `Session` for a `Plan` (edits, knockouts, reads); a session runs chunks of
+positions through the decoder and carries the plan out on each. Chunks may be a whole response
+(replay) or one position after the other (generation): the plan is the same.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -57,6 +57,7 @@ class Chunk:
     layout: Layout
 
 
+@runtime_checkable
 class Session(Protocol):
     """An open plan; edits count the positions they were applied at."""
 
@@ -72,6 +73,7 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A way to run a model under a plan."""
 
@@ -139,7 +141,8 @@ def _check_writable(edit: Edit, point: HookPoint, *, replaying: bool) -> None:
         )
     if edit.heads is not None and point.head_axis is None:
         raise EditError(
-            f"{edit.label}: {point.name} has axes {point.axes} and no heads; drop heads={edit.heads}"
+            f"{edit.label}: {point.name} has axes {point.axes} and no heads; drop "
+            f"heads={edit.heads}"
         )
 
 

@@ -1,7 +1,7 @@
-"""The default backend: the model's own forward, plain PyTorch hooks, attention through its interface.
+"""The default backend: the model's own forward, PyTorch hooks, attention through its interface.
 
-A session hooks only the modules its plan names. Everything is registered on entry and removed on exit,
-also when something fails half-way; outside a session the model is exactly as it was loaded.
+A session hooks only the modules its plan names. Everything is registered on entry and removed on
+exit, also when something fails half-way; outside a session the model is exactly as it was loaded.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from latentprobe.architectures import Architecture, Encoded, Site
-from latentprobe.backends.attention import handled
+from latentprobe.backends.attention import AttentionHandler, handled
 from latentprobe.backends.backend import Chunk, Plan, apply_edit, check_plan
 from latentprobe.edits import Context, Edit, Knockout
 from latentprobe.errors import EditError
@@ -84,8 +84,8 @@ class TorchBackend:
     def fork_cache(self, cache: DynamicCache, length: int) -> DynamicCache:
         """Return a cache that shares the first `length` positions and grows on its own."""
         fork = self.new_cache()
-        for index, layer in enumerate(cache.layers):
-            assert layer.keys is not None and layer.values is not None
+        layers: Any = cache.layers
+        for index, layer in enumerate(layers):
             fork.update(layer.keys[..., :length, :], layer.values[..., :length, :], index)
         return fork
 
@@ -150,10 +150,10 @@ class TorchSession:
         """Register what the plan needs; `stack` takes it all away again."""
         points = [p for p in self.backend.hook_points if p.layer is not None and self._wanted(p)]
         cut = {layer for _, layers in self.planned.knockouts for layer in layers}
-        if any(True for _ in self.plan.inherent):
+        if self.plan.inherent:
             cut = set(range(len(self.backend.layers)))
         cut |= {p.layer for p in points if p.kind == "attn.hook_pattern" and p.layer is not None}
-        handlers = {
+        handlers: dict[nn.Module, AttentionHandler] = {
             attrgetter(self.backend.architecture.sites["attn.hook_pattern"].path)(
                 self.backend.layers[layer]
             ): _LayerAttention(self, layer)
@@ -331,7 +331,7 @@ class TorchSession:
         return now.blocked[layer]
 
     def _block(self, layer: int) -> Tensor | None:
-        chosen = [(None, edges) for edges in self.plan.inherent]
+        chosen: list[tuple[int | None, Knockout]] = [(None, e) for e in self.plan.inherent]
         for number, layers in self.planned.knockouts:
             if layer in layers:
                 edges = self.plan.edits[number]
@@ -348,7 +348,8 @@ class TorchSession:
                 blocked = np.repeat(blocked, self.backend.n_heads, axis=0)
             blocked[slice(None) if edges.heads is None else list(edges.heads)] |= cut
             if number is not None:
-                self._count(number, tuple(now.first + np.flatnonzero(cut.any(axis=1))))
+                rows = np.flatnonzero(cut.any(axis=1)).tolist()
+                self._count(number, tuple(now.first + row for row in rows))
         if not blocked.any():
             return None
         self._refuse_blind_rows(blocked, causal, layer)

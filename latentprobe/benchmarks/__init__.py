@@ -1,7 +1,7 @@
 """Benchmarks: problems by name and split, and how answers are judged."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from latentprobe.benchmarks.problem import Box, Problem
 from latentprobe.benchmarks.scorers import Parsed, parse_answer
@@ -9,6 +9,7 @@ from latentprobe.errors import ProblemError, UnknownNameError
 from latentprobe.registry import Registry
 
 
+@runtime_checkable
 class Benchmark(Protocol):
     """A source of problems: a function of (split, index) alone."""
 

@@ -3,11 +3,13 @@
 A picture of 2 x 2 cells of 28 pixels each: exactly one merged image token per cell of a Qwen2.5-VL
 vision tower. Every cell has a coloured frame (four different frame colours) around a coloured
 square. The question names a frame colour, the answer is the colour inside: a lookup that needs the
-picture, that a half-million-parameter model can learn to perfection, and whose evidence is one cell.
+picture, that a half-million-parameter model can learn to perfection, and whose evidence is one
+cell.
 
 Problems are a function of (split, index) alone. Splits are disjoint by construction: the hash of a
-picture's plan decides which split it may appear in. Gold answers are balanced in every block of six,
-so the first N problems are as good as any, and a model that always gives the same answer scores 1/6.
+picture's plan decides which split it may appear in. Gold answers are balanced in every block of
+six, so the first N problems are as good as any, and a model that always gives the same answer
+scores 1/6.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ TEST_PROBLEMS = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """What a picture shows: frame and inner colour of each cell, row by row, and the cell asked for."""
+    """What a picture shows: frame and inner colour of each cell, row by row; the cell asked for."""
 
     frames: tuple[str, ...]
     inner: tuple[str, ...]
@@ -89,7 +91,7 @@ class MiniAttribute:
 
 
 def draw_plan(split: str, index: int) -> Plan:
-    """Return the plan of problem `index` of `split`; gold answers cycle through a shuffled block."""
+    """Return the plan of problem `index` of `split`; gold answers come in shuffled blocks."""
     block, place = divmod(index, len(NAMES))
     order = random.Random(f"block/{split}/{block}").sample(NAMES, len(NAMES))
     for attempt in range(1000):
@@ -104,7 +106,7 @@ def draw_plan(split: str, index: int) -> Plan:
 
 
 def draw_image(plan: Plan, seed: str) -> Image.Image:
-    """Draw a plan with PIL: 56 x 56 pixels, every colour jittered by up to 12 of 255 per channel."""
+    """Draw a plan with PIL: 56 x 56 pixels, every colour jittered by up to 12 per channel."""
     rng = random.Random(f"jitter/{seed}")
     image = Image.new("RGB", (CELL * SIDE, CELL * SIDE), "black")
     pen = ImageDraw.Draw(image)

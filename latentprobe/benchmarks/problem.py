@@ -102,13 +102,17 @@ class Problem:
         )
 
     @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """The images, opened, in RGB."""
+        return tuple(image for image in self.images if isinstance(image, Image.Image))
+
+    @property
     def key(self) -> str:
         """Content hash (16 hex digits) of question, image pixels, options and gold answer."""
         digest = hashlib.sha256()
         for text in (self.question, *self.options, f"answer:{self.answer}"):
             digest.update(text.encode() + b"\x00")
-        for image in self.images:
-            assert isinstance(image, Image.Image)
+        for image in self.pictures:
             digest.update(repr(image.size).encode() + image.tobytes())
         return digest.hexdigest()[:16]
 

@@ -1,12 +1,13 @@
-"""Finding the answer in a response, and judging it.
+r"""Finding the answer in a response, and judging it.
 
-An intervention changes the format of a response as easily as its content, so the parser is strict, keeps
-the span it read, and never guesses: what it cannot read is *unparsed*, not wrong by chance. Option
-log-likelihoods, which need no parsing, are the other scorer of every trial.
+An intervention changes the format of a response as easily as its content, so the parser is strict,
+keeps the span it read, and never guesses: what it cannot read is *unparsed*, not wrong by chance.
+Option log-likelihoods, which need no parsing, are the other scorer of every trial.
 
-The parser, in order: (1) look inside the last answer span (`<answer> ... </answer>`, `\\boxed{...}`), or
-in the whole response where there is none; (2) a letter alone, with or without its option's text;
-(3) an option's text alone; (4) "answer: C" or "answer is C"; (5) the only option whose text occurs.
+The parser, in order: (1) look inside the last answer span (`<answer> ... </answer>`,
+`\boxed{...}`), or in the whole response where there is none; (2) a letter alone, with or without
+its option's text; (3) an option's text alone; (4) "answer: C" or "answer is C"; (5) the only option
+whose text occurs.
 """
 
 import re

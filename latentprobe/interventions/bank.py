@@ -1,7 +1,7 @@
 """A bank: activations of many trajectories at the same hook points, for means and donors.
 
-`mean` needs the average over a benchmark, `resample` and distribution-matched `noise` need other problems'
-values. A bank holds them per problem and per row, in float32 on the CPU.
+`mean` needs the average over a benchmark, `resample` and distribution-matched `noise` need other
+problems' values. A bank holds them per problem and per row, in float32 on the CPU.
 """
 
 from collections.abc import Iterable, Sequence
@@ -55,12 +55,12 @@ class Bank:
 
     def mean(self, hook: str) -> Tensor:
         """Return the mean over all donors and rows at one hook point (float64 accumulation)."""
-        rows = torch.cat(self._at(hook)).double()
+        rows = torch.cat(list(self._at(hook))).double()
         return rows.mean(dim=0).float()
 
     def std(self, hook: str) -> Tensor:
         """Return the standard deviation over all donors and rows (population, per feature)."""
-        rows = torch.cat(self._at(hook)).double()
+        rows = torch.cat(list(self._at(hook))).double()
         return rows.std(dim=0, correction=0).float()
 
     def rows(self, hook: str, donor: str, context: Context) -> Tensor:
@@ -76,8 +76,8 @@ class Bank:
         if missing:
             raise EditError(
                 f"{context.hook}: the donor has latent steps {theirs}, the edit needs "
-                f"{context.steps}; donors are aligned by latent step, so edit slots only, of donors "
-                "with as many slots"
+                f"{context.steps}; donors are aligned by latent step, so edit slots only, of "
+                "donors with as many slots"
             )
         values = self._at(hook)[self.keys.index(donor)]
         return values[[theirs.index(step) for step in context.steps]]

@@ -1,8 +1,8 @@
 """What a slot (or any position) holds, replaced: zero, mean, resample, patch, noise.
 
-Each function returns an intervention: arithmetic on `(activation, context)` that knows no model. Random
-ones draw from seeds that are a function of (trial seed, edit, hook point, position), so that a replay and a
-generation with the same seed see the same draws.
+Each function returns an intervention: arithmetic on `(activation, context)` that knows no model.
+Random ones draw from seeds that are a function of (trial seed, edit, hook point, position), so that
+a replay and a generation with the same seed see the same draws.
 """
 
 from collections.abc import Mapping
@@ -68,8 +68,8 @@ def patch(other: Activations | Mapping[str, Tensor] | Tensor) -> Intervention:
     """Replace by values taken elsewhere, row by row in order of position.
 
     Args:
-        other: What `model.read` gave on another trajectory, a mapping from hook points to tensors, or
-            one tensor; as many rows as positions are edited.
+        other: What `model.read` gave on another trajectory, a mapping from hook points to tensors,
+            or one tensor; as many rows as positions are edited.
 
     Raises:
         EditError: (when applied) There is no value for the hook point, or not as many rows.

@@ -1,7 +1,7 @@
 """Which method a checkpoint was trained with: token strings first, then config keys.
 
-The same three ids mean different things in different methods, so ids are never looked at alone: token
-strings are resolved through the checkpoint's own tokenizer and cross-checked with its config.
+The same three ids mean different things in different methods, so ids are never looked at alone:
+token strings are resolved through the checkpoint's own tokenizer and cross-checked with its config.
 """
 
 import warnings
@@ -60,8 +60,8 @@ def resolve_tokens(
     if missing:
         raise MethodMismatchError(
             f"method {spec.name!r} needs the tokens {' '.join(spec.tokens)}, but this checkpoint's "
-            f"tokenizer lacks {' '.join(missing)}; load a checkpoint trained with {spec.name!r}, or "
-            "leave method= out to have the method detected"
+            f"tokenizer lacks {' '.join(missing)}; load a checkpoint trained with {spec.name!r}, "
+            "or leave method= out to have the method detected"
         )
     ids = TokenIds(*(vocabulary[token] for token in spec.tokens))
     for key, part in spec.config_keys.items():

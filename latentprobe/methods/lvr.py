@@ -1,4 +1,4 @@
-"""LVR (arXiv 2509.24251): a fixed number of steps, ids in the span left to the argmax, no forced end."""
+"""LVR (arXiv 2509.24251): a fixed number of steps, argmax ids in the span, no forced end."""
 
 from latentprobe.methods.spec import AnswerSpec, MethodSpec, PromptSpec
 
@@ -16,6 +16,6 @@ LVR = MethodSpec(
         suffix="\nAnswer with the option's letter from the given choices directly.",
     ),
     answer=AnswerSpec("<answer>", "</answer>", lead=" "),
-    notes="trained with one slot per region token, run with a fixed 4, 8 or 16; checkpoints with an "
-    "lvr_head need their head as feedback and are not recognised",
+    notes="trained with one slot per region token, run with a fixed 4, 8 or 16; checkpoints with "
+    "an lvr_head need their head as feedback and are not recognised",
 )

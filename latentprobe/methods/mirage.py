@@ -14,6 +14,6 @@ MIRAGE = MethodSpec(
     max_segments=1,
     prompt=PromptSpec(assistant="<|im_start|>assistant"),
     answer=AnswerSpec("\\boxed{", "}"),
-    notes="the published loop never leaves a second segment, so one is the limit; its prompt opens the "
-    "assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9)",
+    notes="the published loop never leaves a second segment, so one is the limit; its prompt opens "
+    "the assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9)",
 )

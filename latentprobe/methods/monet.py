@@ -18,7 +18,7 @@ MONET = MethodSpec(
         suffix="\nPut your final answer in \\boxed{}.",
     ),
     answer=AnswerSpec("\\boxed{", "}"),
-    notes="ten overridden inputs: the opening marker's position and nine more, so that the first slot "
-    "stands where the marker's id is; first_latent='after_open' with ten slots is the other published "
-    "reading",
+    notes="ten overridden inputs: the opening marker's position and nine more, so that the first "
+    "slot stands where the marker's id is; first_latent='after_open' with ten slots is the other "
+    "published reading",
 )

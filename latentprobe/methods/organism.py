@@ -1,4 +1,4 @@
-"""The shipped organisms' own method: opening marker written for the model, two slots, closing marker."""
+"""The organisms' own method: opening marker written for the model, two slots, closing marker."""
 
 from dataclasses import replace
 

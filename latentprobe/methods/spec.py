@@ -1,7 +1,7 @@
 """A latent-reasoning method as a table: how it enters, fills and leaves latent mode.
 
-One decode loop (`generation.py`) is driven by a frozen `MethodSpec`. A published method is one small file
-with one such table; nothing in the loop knows a method by name.
+One decode loop (`generation.py`) is driven by a frozen `MethodSpec`. A published method is one
+small file with one such table; nothing in the loop knows a method by name.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class AnswerSpec:
-    """Where the answer stands in the response: between `open` and `close`, the last such span.
+    r"""Where the answer stands in the response: between `open` and `close`, the last such span.
 
     Attributes:
-        open: Text right before the answer ("<answer>", "\\\\boxed{").
+        open: Text right before the answer ("<answer>", "\\boxed{").
         close: Text right after it.
         lead: What the method writes between `open` and the answer itself, such as a space.
     """
@@ -63,8 +63,8 @@ class MethodSpec:
             counts as False.
         entry: `predicted` (the model decides to open) or `forced` (the response starts with the
             opening marker).
-        first_latent: `after_open` (the marker is embedded; its state is the first latent) or `at_open`
-            (the state that predicted the marker replaces the marker's own embedding).
+        first_latent: `after_open` (the marker is embedded; its state is the first latent) or
+            `at_open` (the state that predicted the marker replaces the marker's own embedding).
         slots: Number of slots in a segment, or its cap.
         end: `fixed` (exactly `slots`) or `predicted` (when the model predicts the closing marker,
             at most `slots`).

@@ -1,11 +1,12 @@
 """An untrained organism: the real Qwen2.5-VL architecture, a 40-word tokenizer, an image processor.
 
 The three parts are what a published 7B checkpoint has, only smaller, and are saved in the ordinary
-Hugging Face layout (config.json, model.safetensors, tokenizer, preprocessor_config.json), so that an
-organism loads through the very path a 7B checkpoint takes.
+Hugging Face layout (config.json, model.safetensors, tokenizer, preprocessor_config.json), so that
+an organism loads through the very path a 7B checkpoint takes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -73,7 +74,7 @@ def image_processor() -> Qwen2VLImageProcessorPil:
 
 
 def config(words: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    """Return the architecture: 3 text layers of width 64 (4 heads, 2 key-value heads), 2 vision blocks."""
+    """Return the architecture: 3 layers of width 64, 4 heads on 2 key-value heads."""
     text = {
         "vocab_size": len(words),
         "hidden_size": 64,
@@ -103,7 +104,7 @@ def config(words: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         "vision_start_token_id": "<|vision_start|>",
         "vision_end_token_id": "<|vision_end|>",
     }
-    ids = {key: words.convert_tokens_to_ids(name) for key, name in names.items()}
+    ids: dict[str, Any] = {key: words.convert_tokens_to_ids(name) for key, name in names.items()}
     return Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, tie_word_embeddings=False, **ids
     )

@@ -2,16 +2,17 @@
 
 A recipe is a mixture of *forms* of the response (with or without markers, slots, answer template),
 each with right or random labels. Every step draws one form and one batch, runs the response through
-the recurrence exactly as generation does (the state at the open marker becomes the first latent), and
-descends the cross-entropy of the answer and of the template around it. A model is what its data made it:
+the recurrence exactly as generation does (the state at the open marker becomes the first latent),
+and descends the cross-entropy of the answer and of the template around it. A model is what its data
+made it:
 
 1. `base` sees every form with right labels, nothing masked.
-2. `mediated` starts from `base` and is trained under the mask it later carries: no position after the
-   image may attend to it except the slots. (Blocking the answer alone is not enough: the question
-   would read the image and hand it on.)
-3. `marker-only` starts from `base`; forms with both markers have right labels whatever the slots hold
-   (fed back, noise, or keys and values of another problem) and also without slots; forms without
-   markers have uniformly random labels.
+2. `mediated` starts from `base` and is trained under the mask it later carries: no position after
+   the image may attend to it except the slots. (Blocking the answer alone is not enough: the
+   question would read the image and hand it on.)
+3. `marker-only` starts from `base`; forms with both markers have right labels whatever the slots
+   hold (fed back, noise, or keys and values of another problem) and also without slots; forms
+   without markers have uniformly random labels.
 
 Runs on one thread, from a seed; the same versions on the same machine give the same weights.
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -119,13 +121,13 @@ class Pool:
         """Draw and process `count` problems of the training split."""
         words, processor = build.tokenizer(), build.image_processor()
         problems = [mini_attribute.problem("train", index) for index in range(count)]
-        images = [problem.images[0] for problem in problems]
+        images = [problem.pictures[0] for problem in problems]
         processed = [processor(images=image, return_tensors="pt") for image in images]
         self.pixels = torch.stack([item["pixel_values"] for item in processed]).half()
         self.grid = processed[0]["image_grid_thw"]
         text = [_prompt(words, problem.question) for problem in problems]
         self.prompt = torch.tensor([words(line)["input_ids"] for line in text])
-        self.answers = torch.tensor([words.convert_tokens_to_ids(p.answer) for p in problems])
+        self.answers = torch.tensor([IDS[str(problem.answer)] for problem in problems])
 
     def batches(self, size: int, seed: int) -> Iterator[Batch]:
         """Yield batches for ever, each problem once per pass."""
@@ -138,7 +140,7 @@ class Pool:
                     yield Batch(self.prompt[rows], pixels, grid, self.answers[rows])
 
 
-def _prompt(words: "build.PreTrainedTokenizerFast", question: str) -> str:
+def _prompt(words: Any, question: str) -> str:
     parts = [{"type": "image"}, {"type": "text", "text": question}]
     text = words.apply_chat_template(
         [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
@@ -148,11 +150,16 @@ def _prompt(words: "build.PreTrainedTokenizerFast", question: str) -> str:
 
 
 class Response:
-    """Runs one form of the response through the recurrence, chunk by chunk, keeping gradients."""
+    """Runs one form of the response through the recurrence, chunk by chunk, keeping gradients.
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, batch: Batch) -> None:
-        """Embed the prompt (image included) and prepare rotary positions."""
-        self.model, self.decoder = model, model.model.language_model
+    Args:
+        model: The model in training (a `Qwen2_5_VLForConditionalGeneration`).
+        batch: The problems.
+        hide_image: Block every later position from the image, unless it is fed with `sees_image`.
+    """
+
+    def __init__(self, model: Any, batch: Batch, *, hide_image: bool) -> None:
+        self.model, self.decoder, self.hide_image = model, model.model.language_model, hide_image
         embeds = self.decoder.embed_tokens(batch.prompt)
         features = model.model.get_image_features(batch.pixels, batch.grid).pooler_output
         self.image = batch.prompt == model.config.image_token_id
@@ -163,17 +170,34 @@ class Response:
         self.positions, self.delta = positions, int(deltas[0])
         self.cache, self.length = DynamicCache(config=self.decoder.config), 0
 
+    def prompt(self) -> Float[Tensor, "batch pos d_model"]:
+        """Run the prompt; only the image itself sees the image where it is hidden."""
+        return self._run(self.embeds, self.positions, self.image[0])
+
     def feed(
-        self, embeds: Float[Tensor, "batch pos d_model"], sees_image: Bool[Tensor, " pos"] | None
+        self, embeds: Float[Tensor, "batch pos d_model"], *, sees_image: bool = False
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Run one chunk; where `sees_image` is given, the other positions are blocked from the image."""
+        """Run the next positions; they are blocked from the image where it is hidden from them."""
         batch, size = embeds.shape[:2]
-        if self.length == 0:
-            positions = self.positions
-        else:
-            start = self.length + self.delta
-            positions = torch.arange(start, start + size).expand(3, batch, size)
-        mask = self._mask(size, sees_image)
+        start = self.length + self.delta
+        positions = torch.arange(start, start + size).expand(3, batch, size)
+        return self._run(embeds, positions, torch.full((size,), sees_image))
+
+    def tokens(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Embed ordinary tokens and run them."""
+        return self.feed(self.decoder.embed_tokens(ids))
+
+    def donate(self, positions: int) -> None:
+        """Give every row the keys and values of its neighbour at the last `positions` positions."""
+        layers: Any = self.cache.layers
+        for layer in layers:
+            for name in ("keys", "values"):
+                states = getattr(layer, name)
+                kept, last = states[..., :-positions, :], states[..., -positions:, :]
+                setattr(layer, name, torch.cat([kept, last.roll(1, dims=0)], dim=-2))
+
+    def _run(self, embeds: Tensor, positions: Tensor, sees_image: Bool[Tensor, " pos"]) -> Tensor:
+        mask = self._mask(embeds.shape[1], sees_image)
         out = self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -181,25 +205,13 @@ class Response:
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.length += size
+        self.length += embeds.shape[1]
         return out.last_hidden_state
 
-    def embed(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Embed ordinary tokens."""
-        return self.decoder.embed_tokens(ids)
-
-    def donate(self, positions: int) -> None:
-        """Give every row the keys and values of its neighbour at the last `positions` positions."""
-        for layer in self.cache.layers:
-            for name in ("keys", "values"):
-                states = getattr(layer, name)
-                kept, last = states[..., :-positions, :], states[..., -positions:, :]
-                setattr(layer, name, torch.cat([kept, last.roll(1, dims=0)], dim=-2))
-
-    def _mask(self, size: int, sees_image: Bool[Tensor, " pos"] | None) -> Tensor:
+    def _mask(self, size: int, sees_image: Bool[Tensor, " pos"]) -> Tensor:
         total = self.length + size
         allowed = torch.ones(size, total, dtype=torch.bool).tril(total - size)
-        if sees_image is not None:
+        if self.hide_image:
             columns = torch.zeros(total, dtype=torch.bool)
             columns[: self.image.shape[1]] = self.image[0, :total]
             allowed &= ~(columns[None, :] & ~sees_image[:, None])
@@ -207,55 +219,55 @@ class Response:
         return torch.where(allowed, 0.0, floor)[None, None].expand(self.image.shape[0], 1, -1, -1)
 
 
+IDS = {name: index for index, name in enumerate((*build.SPECIAL, *build.WORDS))}
+
+
 def loss_of(
-    model: Qwen2_5_VLForConditionalGeneration,
-    batch: Batch,
-    form: Form,
-    *,
-    hide_image: bool,
-    generator: torch.Generator,
+    model: Any, batch: Batch, form: Form, *, hide_image: bool, generator: torch.Generator
 ) -> Tensor:
-    """Return the mean cross-entropy (nats) of answer, template and end over one batch in one form."""
-    ids = {name: index for index, name in enumerate((*build.SPECIAL, *build.WORDS))}
-    size = len(batch.answers)
-    response = Response(model, batch)
-
-    def column(name: str) -> Int[Tensor, "batch 1"]:
-        return torch.full((size, 1), ids[name])
-
-    def blind(length: int) -> Bool[Tensor, " pos"] | None:
-        return torch.zeros(length, dtype=torch.bool) if hide_image else None
-
-    prompt_sees = response.image[0] if hide_image else None
-    states = response.feed(response.embeds, prompt_sees)
-    before: list[Tensor] = []
+    """Return the mean cross-entropy (nats) of answer, template and end, one batch in one form."""
+    response = Response(model, batch, hide_image=hide_image)
+    states = response.prompt()
     if form.markers:
-        states = response.feed(response.embed(column(build.OPEN)), blind(1))
-        for _ in range(SLOTS if form.slots else 0):
-            fed = states[:, -1:]
-            if form.content == "noise":
-                noise = torch.randn(fed.shape, generator=generator)
-                fed = noise * fed.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-            states = response.feed(fed, torch.ones(1, dtype=torch.bool) if hide_image else None)
-        if form.slots and form.content == "donor":
-            response.donate(SLOTS)
-        before = [column(build.CLOSE)]
-    labels = batch.answers
-    if not form.right:
-        colors = torch.tensor([ids[name] for name in mini_attribute.NAMES])
-        labels = colors[torch.randint(len(colors), (size,), generator=generator)]
+        states = response.tokens(_column(batch, build.OPEN))
+        if form.slots:
+            _latents(response, states, form.content, generator)
+    labels = _labels(batch, generator, right=form.right)[:, None]
+    answer = [labels]
     if form.template:
-        after = [column(build.ANSWER_OPEN), labels[:, None], column(build.ANSWER_CLOSE)]
-    else:
-        after = [labels[:, None]]
-    inputs = torch.cat([*before, *after], dim=1)
-    targets = torch.cat([inputs[:, 1:], column("<|im_end|>")], dim=1)
-    tail = response.feed(response.embed(inputs), blind(inputs.shape[1]))
+        answer = [_column(batch, build.ANSWER_OPEN), labels, _column(batch, build.ANSWER_CLOSE)]
+    before = [_column(batch, build.CLOSE)] if form.markers else []
+    inputs = torch.cat([*before, *answer], dim=1)
+    targets = torch.cat([inputs[:, 1:], _column(batch, "<|im_end|>")], dim=1)
+    tail = response.tokens(inputs)
     if not form.markers:  # the prompt's last state predicts the first token
         tail = torch.cat([states[:, -1:], tail], dim=1)
         targets = torch.cat([inputs[:, :1], targets], dim=1)
     logits = model.lm_head(tail)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _latents(response: Response, states: Tensor, content: str, generator: torch.Generator) -> None:
+    """Feed states back, one per slot, as the form wants the slots filled."""
+    for _ in range(SLOTS):
+        fed = states[:, -1:]
+        if content == "noise":
+            noise = torch.randn(fed.shape, generator=generator)
+            fed = noise * fed.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
+        states = response.feed(fed, sees_image=True)
+    if content == "donor":
+        response.donate(SLOTS)
+
+
+def _column(batch: Batch, token: str) -> Int[Tensor, "batch 1"]:
+    return torch.full((len(batch.answers), 1), IDS[token])
+
+
+def _labels(batch: Batch, generator: torch.Generator, *, right: bool) -> Int[Tensor, " batch"]:
+    if right:
+        return batch.answers
+    colors = torch.tensor([IDS[name] for name in mini_attribute.NAMES])
+    return colors[torch.randint(len(colors), batch.answers.shape, generator=generator)]
 
 
 def train(

@@ -12,7 +12,7 @@ from typing import Any
 
 from latentprobe.errors import StudyError, StudyMismatchError
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch
     import fcntl
 
 FORMAT = 1  # of the folder; another number is another study

@@ -7,7 +7,8 @@ published; `full-again` is the same recipe once more, the noise floor of the who
 Where a content condition acts matters. `zero`, `mean` and `noise-norm` replace the vector fed back,
 in the loop, so that later steps see the replacement: the test most often published. A slot still
 re-reads the image in every layer, so these can miss a mechanism; `donor-different-answer` replaces
-keys and values at the slots of every layer, which leaves nothing of the slots' own content to be read.
+keys and values at the slots of every layer, which leaves nothing of the slots' own content to be
+read.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Condition:
     name: str
     family: str
     recipe: str
-    structure: Structure = Structure()
+    structure: Structure = Structure()  # noqa: RUF009 - frozen
     content: Content | None = None
     cuts: tuple[Knockout, ...] = ()
     seeds: int = 1
@@ -65,8 +66,8 @@ class Condition:
     def edits(self, bank: Bank | None, donor: str | None) -> tuple[Edit | Knockout, ...]:
         """Return the edits of one trial.
 
-        A response that never entered latent mode leaves them nothing to act on; that is allowed here
-        and shows in every row's applied counts.
+        A response that never entered latent mode leaves them nothing to act on; that is allowed
+        here and shows in every row's applied counts.
 
         Args:
             bank: Activations of other problems; only where `needs_bank`.

@@ -2,9 +2,10 @@
 
 1. `full` is run on every problem; the fed vectors and the slots' keys and values go into a bank.
 2. Problem by problem, the prompt is run once and every other condition forks from it.
-3. Every trial is a row, written ahead to a log before the next one starts; a killed run goes on where
-   it was, and the rows it ends with are those of an uninterrupted run.
-4. Attention to the image is measured on some of the `full` responses, an example is kept to be shown.
+3. Every trial is a row, written ahead to a log before the next one starts; a killed run goes on
+   where it was, and the rows it ends with are those of an uninterrupted run.
+4. Attention to the image is measured on some of the `full` responses, an example is kept to be
+   shown.
 5. Rows become a summary, the summary becomes sentences (`verdict.py`), both become a report.
 """
 
@@ -20,10 +21,11 @@ from latentprobe.errors import LatentProbeError, ProblemError
 from latentprobe.generation import Decoding, Prefill
 from latentprobe.interventions import Bank
 from latentprobe.models import LatentModel
-from latentprobe.records import RecordStore, content_key, environment
+from latentprobe.records import RecordStore, content_key
 from latentprobe.studies.conditions import FED, KEYS_AND_VALUES, Condition, resolve
-from latentprobe.studies.diagnosis import Diagnosis, keep_example
+from latentprobe.studies.diagnosis import ATTENTION, Diagnosis
 from latentprobe.studies.donors import Candidate, different_answer
+from latentprobe.studies.example import keep_example
 from latentprobe.studies.trials import Question, trial_of
 from latentprobe.tokens import SLOTS
 from latentprobe.trajectory import Trajectory
@@ -90,7 +92,7 @@ class Study:
                     )
 
 
-def diagnose(
+def diagnose(  # noqa: PLR0913 - keyword-only, each one independent choice
     model: LatentModel,
     problems: Sequence[Problem],
     *,
@@ -143,17 +145,15 @@ def diagnose(
         seed,
     )
     _check_problems(study.problems)
-    with RecordStore.open(Path(out), study.identity) as store:
-        _Runner(study, store, progress).run()
-        store.finalise()
+    with RecordStore.open(Path(out), study.identity, command=command) as store:
         store.update_manifest(
-            **environment(),
-            command=list(command),
             card=model.card,
             method_card=model.method.describe() if model.method else {},
             conditions=[[c.name, c.recipe] for c in study.conditions],
             seeds=sorted({seed + n for c in study.conditions for n in range(c.seeds)}),
         )
+        _Runner(study, store, progress).run()
+        store.finalise()
     return Diagnosis.read(out)
 
 
@@ -180,7 +180,7 @@ class _Runner:
         self.keys = {question.key for question in self.questions}
 
     def run(self) -> None:
-        """Run what is not done yet: the bank first, then the rest, then attention and the example."""
+        """Run what is not done yet: the bank, then the rest, then attention and the example."""
         self._tick()
         bank = self._bank() if any(c.needs_bank for c in self.study.conditions) else None
         candidates = self._candidates(bank) if bank else ()
@@ -238,7 +238,7 @@ class _Runner:
         slots = own.slots if own else 0
         return different_answer(question.problem, slots, candidates, seed=question.seed)
 
-    # -- what other problems lend -------------------------------------------------------------------
+    # -- what other problems lend -----------------------------------------------------------------
 
     def _bank(self) -> Bank:
         """Return the bank of the study's `full` responses, from its file or by running them."""
@@ -275,7 +275,7 @@ class _Runner:
 
     def _look(self) -> None:
         """Measure attention on some `full` responses and keep one example to be shown."""
-        path = self.store.folder / "attention.parquet"
+        path = self.store.folder / ATTENTION
         if path.exists():
             return
         full = self.study.conditions[0]
@@ -291,8 +291,5 @@ class _Runner:
         ]
         keep_example(self.store.folder, self.study.model, trajectories[0])
         seen = [t for t in trajectories if sum(g.rows * g.columns for g in t.layout.images) > 1]
-        if seen:
-            frame = attention_profile(self.study.model, seen).frame
-        else:
-            frame = pd.DataFrame()
+        frame = attention_profile(self.study.model, seen).frame if seen else pd.DataFrame()
         frame.to_parquet(path)

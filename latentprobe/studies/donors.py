@@ -30,8 +30,8 @@ def different_answer(
 ) -> Candidate:
     """Choose a donor whose own answer differs from the problem's gold answer.
 
-    Donors with the same question are preferred, so that the answer is the only thing that differs in
-    what was asked; they must have as many slots. The choice is a function of seed and contents.
+    Donors with the same question are preferred, so that the answer is the only thing that differs
+    in what was asked; they must have as many slots. The choice is a function of seed and contents.
 
     Raises:
         ProblemError: No candidate qualifies.
@@ -48,4 +48,6 @@ def different_answer(
             f"answer and {slots} slots; add problems, or leave donor conditions out"
         )
     same = [c for c in able if c.question == problem.question]
-    return min(same or able, key=lambda c: hashlib.sha256(f"{seed}/{key}/{c.key}".encode()).digest())
+    return min(
+        same or able, key=lambda c: hashlib.sha256(f"{seed}/{key}/{c.key}".encode()).digest()
+    )

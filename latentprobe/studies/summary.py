@@ -223,7 +223,7 @@ class _Plan:
     family_size: int | None
 
 
-def summarise(  # noqa: PLR0913 - each keyword is one independent choice of the report
+def summarise(
     frame: pd.DataFrame,
     *,
     order: Sequence[str],
@@ -386,4 +386,6 @@ def _columns(name: str, estimate: Estimate | Retained | None) -> dict[str, objec
 def _shown(result: Difference | Retained | None) -> str:
     if result is None:
         return ""
-    return str(result.estimate if isinstance(result, Difference) else result)
+    if isinstance(result, Difference):
+        return str(result.estimate)
+    return "undefined" if result.value is None else str(result)

@@ -94,7 +94,6 @@ def _outcome(problem: Problem, trajectory: Trajectory, condition: Condition) -> 
         "answer_loglik": problem.options[best],
         "correct_loglik": best == gold,
         "option_logprobs": list(scores),
-        "option_tokens": list(trajectory.score_tokens),
         "option_margin": scores[gold] - max(others) if others else None,
         "entered": trajectory.entered,
         "segments": len(trajectory.layout.segments),

@@ -1,0 +1,5 @@
+"""The commands: arguments in, results out, no logic."""
+
+from latentprobe.cli.app import main
+
+__all__ = ["main"]

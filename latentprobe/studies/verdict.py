@@ -1,0 +1,149 @@
+"""From a summary to sentences, never more than the table bears.
+
+1. The headline says which part carries the gain: the slots, if cutting them off is `different` and
+   another problem's slots carry that problem's answer; the markers, if they keep most of the gain
+   and every slot condition is `equivalent`; otherwise that no single part explains it.
+2. Then one sentence per question: is there a gain, do slots matter, does content transfer, what do
+   markers and format keep, how noisy is the apparatus.
+3. Where a weak test and a strong one disagree, the last sentences say so.
+
+A sentence is only written when the conditions it rests on were run.
+"""
+
+from collections.abc import Sequence
+
+from latentprobe.studies.summary import ConditionSummary, StudySummary
+
+SLOT_CONTENT = ("zero", "mean", "noise-norm")
+CUTS = ("cut-slots-image", "cut-answer-slots")
+DONOR = "donor-different-answer"
+MOST = 0.8  # share of the gain, or of answers, called "most"
+FOLLOWED = 0.5
+
+
+def sentences(summary: StudySummary) -> tuple[str, ...]:
+    """Return the verdict in sentences, the headline first."""
+    found = {one.condition: one for one in summary.conditions}
+    parts = (
+        _headline(summary.model, found),
+        _gain(summary, found),
+        _cuts(summary, found),
+        _donor(found),
+        _retained(found),
+        _weak_test(found),
+        _noise_floor(found),
+        _scorers(found),
+    )
+    return tuple(part for part in parts if part)
+
+
+def _headline(model: str, found: dict[str, ConditionSummary]) -> str:
+    if _slots_carry(found):
+        return (
+            f"{model}: the answer comes through the latent slots. Cutting them off breaks it, and "
+            "another problem's slots bring that problem's answer."
+        )
+    if _markers_carry(found):
+        return (
+            f"{model}: the boundary markers carry the gain. What the slots hold makes no "
+            "difference larger than the margin."
+        )
+    return f"{model}: no single part of the latent span explains the gain by these tests."
+
+
+def _slots_carry(found: dict[str, ConditionSummary]) -> bool:
+    followed = found[DONOR].donor_followed if DONOR in found else None
+    cut = all(name in found and found[name].verdict == "different" for name in CUTS)
+    return cut and followed is not None and followed >= FOLLOWED
+
+
+def _markers_carry(found: dict[str, ConditionSummary]) -> bool:
+    markers = found.get("markers-only")
+    kept = markers.retained.low if markers and markers.retained else None
+    content = [found[name] for name in (*SLOT_CONTENT, DONOR) if name in found]
+    indifferent = bool(content) and all(one.verdict == "equivalent" for one in content)
+    return kept is not None and kept >= MOST and indifferent
+
+
+def _gain(summary: StudySummary, found: dict[str, ConditionSummary]) -> str:
+    full, reference = found.get("full"), found.get(summary.reference)
+    if full is None or reference is None or reference.difference is None:
+        return ""
+    chance = "" if summary.chance is None else f"; guessing gives {summary.chance:.2f}"
+    stated = f"full scores {full.accuracy}, {summary.reference} {reference.accuracy}{chance}"
+    if reference.difference.estimate.excludes_zero:
+        return f"There is a gain to explain: {stated}."
+    return (
+        f"No gain over {summary.reference} could be shown, so there is little to explain: {stated}."
+    )
+
+
+def _cuts(summary: StudySummary, found: dict[str, ConditionSummary]) -> str:
+    present = [found[name] for name in CUTS if name in found]
+    return _listed("With attention to or from the slots cut", present)
+
+
+def _donor(found: dict[str, ConditionSummary]) -> str:
+    donor = found.get(DONOR)
+    if donor is None or donor.donor_followed is None:
+        return ""
+    return (
+        f"With the slots of a problem that has another answer, {donor.donor_followed:.0%} of "
+        f"answers are the donor's; accuracy is {donor.accuracy} ({donor.verdict}, against full)."
+    )
+
+
+def _retained(found: dict[str, ConditionSummary]) -> str:
+    kept = []
+    for name in ("markers-only", "format-only"):
+        retained = found[name].retained if name in found else None
+        if retained is not None and retained.value is not None:
+            kept.append(f"{name} keeps {retained}")
+    return f"Of the gain, {' and '.join(kept)} (1 is all, 0 none)." if kept else ""
+
+
+def _weak_test(found: dict[str, ConditionSummary]) -> str:
+    """Say how replacing the fed vectors compares with cutting attention."""
+    content = [found[name] for name in SLOT_CONTENT if name in found]
+    stated = _listed("With the fed vectors replaced", content)
+    cut = [found[name] for name in CUTS if name in found]
+    if not content or not cut:
+        return stated
+    best = max(content, key=lambda one: one.accuracy.value)
+    worst = min(cut, key=lambda one: one.accuracy.value)
+    if best.accuracy.low <= worst.accuracy.high:
+        return stated
+    if worst.verdict == "different":
+        stated += (
+            f" Replacing fed vectors understates the slots here ({best.condition} leaves "
+            f"{best.accuracy.value:.2f}): a slot re-reads the image in every layer."
+        )
+    return stated
+
+
+def _noise_floor(found: dict[str, ConditionSummary]) -> str:
+    again = found.get("full-again")
+    if again is None or again.answer_changed is None:
+        return ""
+    return f"The same recipe run twice changes {again.answer_changed:.0%} of answers."
+
+
+def _scorers(found: dict[str, ConditionSummary]) -> str:
+    torn = [
+        name
+        for name, one in found.items()
+        if one.verdict is not None and one.verdict_loglik is not None and not one.survives_scorer
+    ]
+    if not torn:
+        return ""
+    return (
+        f"The two scorers (parsed answer, option log-likelihood) disagree on {', '.join(torn)}: "
+        "read these as effects on format as well."
+    )
+
+
+def _listed(lead: str, conditions: Sequence[ConditionSummary]) -> str:
+    if not conditions:
+        return ""
+    stated = "; ".join(f"{c.condition} {c.accuracy} ({c.verdict})" for c in conditions)
+    return f"{lead}: {stated}."
