@@ -42,8 +42,8 @@ class Decoding:
     """
 
     max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: int | float = 0.0
+    top_p: int | float = 1.0
     top_k: int = 0
 
     def __post_init__(self) -> None:

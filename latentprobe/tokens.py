@@ -185,6 +185,8 @@ class _Slots(Subset):
         if (self.start, self.stop, self.stride) != (None, None, None):
             raise SubsetError(f"{self} is already a slice of the slots; slice SLOTS only once")
         if isinstance(steps, slice):
+            if steps.step == 0:
+                raise SubsetError("a slice of the slots cannot have stride 0")
             return _Slots(steps.start, steps.stop, steps.step)
         return _Slots(steps, steps + 1 if steps != -1 else None)
 
@@ -261,7 +263,7 @@ class _ImageRegion(Subset):
 
 def _overlapping(low: float, high: float, size: int, cells: int) -> np.ndarray:
     """Return which of `cells` equal cells of an axis of `size` pixels overlap (low, high)."""
-    edges = np.arange(cells + 1) * (size / cells)
+    edges = np.arange(cells + 1) * size / cells  # multiplied first: whole pixels stay whole
     return (edges[1:] > low) & (edges[:-1] < high)
 
 
@@ -334,7 +336,7 @@ def positions(chosen: Iterable[int]) -> Subset:
     return _Positions(tuple(int(position) for position in chosen))
 
 
-def image_region(box: Sequence[float], *, image: int = 0) -> Subset:
+def image_region(box: Sequence[int | float], *, image: int = 0) -> Subset:
     """Return the image tokens whose merged patch overlaps a box.
 
     Args:

@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from latentprobe.architectures import architectures
+from latentprobe.backends import backends
 from latentprobe.benchmarks import Problem
 from latentprobe.benchmarks import load as load_problems
-from latentprobe.models import LatentModel, load
+from latentprobe.loading import Checkpoint
+from latentprobe.methods import MethodSpec
+from latentprobe.models import LatentModel, assemble, load
+from latentprobe.organisms import build
 
 IMAGE_ID, VOCABULARY = 5, 40
 MROPE_SECTIONS = {16: [2, 3, 3], 8: [1, 1, 2]}
@@ -111,7 +116,7 @@ def build_tiny(
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Qwen2_5_VLForConditionalGeneration]:
-    """Factory of tiny models: `tiny(heads, kv_heads, tied=, attention=, seed=)`; do not change them."""
+    """Factory of shared models (do not change them): `tiny(heads, kv_heads, tied=, attention=)`."""
     return build_tiny
 
 
@@ -126,7 +131,7 @@ class RawPrompt:
 
 
 def build_prompt(images: int = 1, seed: int = 0) -> RawPrompt:
-    """Return a prompt with 0, 1 or 2 images of different shapes (2 x 2 and 2 x 3 merged patches)."""
+    """Return a prompt with 0, 1 or 2 images (2 x 2 and 2 x 3 merged patches)."""
     shapes = [(1, 4, 4), (1, 4, 6)][:images]
     ids, roles = [1, 9], ["system", "system"]
     for _, rows, columns in shapes:
@@ -147,6 +152,30 @@ def build_prompt(images: int = 1, seed: int = 0) -> RawPrompt:
 def raw_prompt() -> Callable[..., RawPrompt]:
     """Factory of prompts for tiny models: `raw_prompt(images)`."""
     return build_prompt
+
+
+@functools.cache
+def build_organism(seed: int) -> Qwen2_5_VLForConditionalGeneration:
+    """Return an organism-sized model with random weights that opens and closes spans often."""
+    model, words = build.untrained(seed), build.tokenizer()
+    shake(model, seed)
+    with torch.no_grad():
+        for token in (build.OPEN, build.CLOSE):
+            model.lm_head.weight[words.convert_tokens_to_ids(token)] *= 2
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def random_latent() -> Callable[[MethodSpec, int], LatentModel]:
+    """Factory of random latent models on the organisms' tokenizer: `random_latent(spec, seed)`."""
+
+    def make(spec: MethodSpec, seed: int = 0) -> LatentModel:
+        parts = (build.tokenizer(), build.image_processor())
+        architecture = architectures.get("qwen2_5_vl")
+        checkpoint = Checkpoint("random", build_organism(seed), architecture, *parts, "random")
+        return assemble(checkpoint, method=spec, make_backend=backends.get("torch"))
+
+    return make
 
 
 # --- a decoder by hand ---------------------------------------------------------------------------
@@ -265,5 +294,3 @@ def count_all_hooks(model: torch.nn.Module) -> int:
 def count_hooks() -> Callable[[torch.nn.Module], int]:
     """How many hooks a model carries, over all its modules."""
     return count_all_hooks
-
-

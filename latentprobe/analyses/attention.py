@@ -32,6 +32,7 @@ from latentprobe.tokens import role as role_subset
 from latentprobe.trajectory import Trajectory
 
 MASS_FLOOR = 1e-3
+ENTROPIES = ("entropy_nats", "entropy_normalised", "narrowness", "effective_tokens")
 RESPONSE_ROLES = ("open", "slot", "close", "reasoning", "format", "answer")
 
 
@@ -63,8 +64,9 @@ class AttentionProfile:
 
     def summary(self) -> pd.DataFrame:
         """Return means over heads, one row per layer and role."""
-        groups = self.frame.groupby(["model", "layer", "role"], as_index=False, sort=False)
-        return pd.DataFrame(groups.mean(numeric_only=True))
+        numbers = self.frame.astype(dict.fromkeys(ENTROPIES, float)).drop(columns="head")
+        groups = numbers.groupby(["model", "layer", "role"], as_index=False, sort=False)
+        return _none_for_nan(pd.DataFrame(groups.mean()))
 
     def plot(self) -> object:
         """Return the plotly figure: narrowness and image mass by layer, one line per role."""
@@ -87,7 +89,8 @@ def attention_profile(
         floor: Smallest image mass at which the renormalised entropy of a query is used, in [0, 1].
 
     Raises:
-        SubsetError: There are no trajectories, or one has fewer than two image tokens.
+        SubsetError: There are no trajectories, one has fewer than two image tokens, or none has a
+            position of these roles.
 
     Example:
         >>> from latentprobe.benchmarks import load as problems
@@ -101,6 +104,8 @@ def attention_profile(
     if not trajectories:
         raise SubsetError("attention_profile needs at least one trajectory, got none")
     rows = [row for t in trajectories for row in _rows(model, t, roles, floor)]
+    if not rows:
+        raise SubsetError(f"no position of these trajectories has one of the roles {list(roles)}")
     columns = ["layer", "head", "role"]
     frame = (
         pd
@@ -117,7 +122,12 @@ def attention_profile(
         )
     )
     frame.insert(0, "model", model.name)
-    return AttentionProfile(frame.astype(object).where(frame.notna(), None).infer_objects())
+    return AttentionProfile(_none_for_nan(frame))
+
+
+def _none_for_nan(frame: pd.DataFrame) -> pd.DataFrame:
+    holes = [name for name in frame.columns if frame[name].isna().any()]
+    return frame.astype(dict.fromkeys(holes, object)).where(frame.notna(), None)
 
 
 def _rows(
@@ -132,6 +142,8 @@ def _rows(
     present = [
         role for role in roles if role in trajectory.layout.roles[trajectory.layout.n_prompt :]
     ]
+    if not present:
+        return []
     where = role_subset(present[0])
     for name in present[1:]:
         where = where | role_subset(name)

@@ -30,10 +30,10 @@ class Box:
         image: Which of the problem's images, counted from 0.
     """
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    left: int | float
+    top: int | float
+    right: int | float
+    bottom: int | float
     image: int = 0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from latentprobe.cli import screen
@@ -45,18 +44,14 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; expected errors are one message and exit status 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Abort:
-        raise SystemExit(INTERRUPTED) from None
-    except KeyboardInterrupt:
-        screen.interrupted()
-        raise SystemExit(INTERRUPTED) from None
+        app()
     except LatentProbeError as error:
         screen.failed(error)
         raise SystemExit(2) from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
+    except SystemExit as leaving:  # typer's way out of everything, an interrupt included
+        if leaving.code == INTERRUPTED:
+            screen.interrupted()
+        raise
 
 
 @app.command()
@@ -86,11 +81,11 @@ def inspect(
     threads: Threads = 0,
 ) -> None:
     """Show a model's method card, architecture, hook points, and one problem's tokens by role."""
-    loaded = _load(model, method, threads)
-    screen.model_card(loaded)
     from latentprobe.benchmarks import load as load_problems
 
     problem = load_problems(benchmark, split=split, limit=1)[0]
+    loaded = _load(model, method, threads)
+    screen.model_card(loaded)
     screen.trajectory(loaded, loaded.generate(problem, keep_logits=False))
 
 
@@ -207,7 +202,7 @@ def train_organism(
 @bench_app.command("attention")
 def bench_attention(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    positions: Annotated[int, typer.Option(min=2, help="Length of the sequence.")] = 1088,
+    positions: Annotated[int, typer.Option(min=32, help="Length of the sequence.")] = 1088,
     repeats: Annotated[int, typer.Option(min=3, help="Timed rounds.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
@@ -228,7 +223,7 @@ def _own_problem(
         if image or options or answer:
             raise ProblemError("--image, --options and --answer go with --question")
         return []
-    texts = [text.strip() for text in options.split("|")] if options else []
+    texts = [text.strip() for text in (options or "").split("|") if text.strip()]
     return [Problem(question, [str(path) for path in image or ()], options=texts, answer=answer)]
 
 

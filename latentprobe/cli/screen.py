@@ -78,7 +78,7 @@ def comparison(pages: Sequence[StudyPage]) -> None:
     for group in [pages] if wide else [[page] for page in pages]:
         console.print(_table(group))
     for page in pages:
-        console.print(Panel("\n".join(page.verdicts), title=page.model, title_align="left"))
+        console.print(Panel(Text("\n".join(page.verdicts)), title=Text(page.model), title_align="left"))
 
 
 def _table(pages: Sequence[StudyPage]) -> Table:
@@ -86,11 +86,11 @@ def _table(pages: Sequence[StudyPage]) -> Table:
     table.add_column("condition", no_wrap=True)
     for page in pages:
         for column in (page.model, "to full", "retained", "verdict"):
-            table.add_column(column, justify="left" if column == "verdict" else "right")
+            table.add_column(Text(column), justify="left" if column == "verdict" else "right")
     rows = [{str(row["condition"]): row for row in p.summary.to_dict("records")} for p in pages]
     for condition in dict.fromkeys(name for found in rows for name in found):
         cells = [cell for found in rows for cell in _cells(found.get(condition))]
-        table.add_row(condition, *cells)
+        table.add_row(Text(condition), *cells)
     return table
 
 
@@ -115,8 +115,8 @@ def model_card(model: "LatentModel") -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("model", model.name)
-    table.add_row("what it is", model.card)
+    table.add_row("model", Text(model.name))
+    table.add_row("what it is", Text(model.card))
     for key, value in (model.method.describe() if model.method else {}).items():
         table.add_row(key, Text(value))
     config = model.parts.backend.decoder.config
@@ -139,7 +139,8 @@ def trajectory(model: "LatentModel", made: "Trajectory") -> None:
         console.print(Text(f"words this model does not know: {words}", style="yellow"))
     console.print(token_strip(model, made))
     judged = {True: " (right)", False: " (wrong)", None: ""}[made.correct]
-    console.print(f"answer: {made.answer or 'not parsed'}{judged}   stop: {made.stop_reason}")
+    answer = f"answer: {made.answer or 'not parsed'}{judged}   stop: {made.stop_reason}"
+    console.print(Text(answer))
     for option, score in zip(problem.options, made.scores, strict=False):
         console.print(Text(f"  {score:9.3f} nats  {option}"))
 
@@ -188,7 +189,7 @@ def bench(result: Any, *, as_json: bool) -> None:
 
 def wrote(what: str, path: Path) -> None:
     """Say where something was written."""
-    console.print(f"wrote {what}: {path}", soft_wrap=True)
+    console.print(Text(f"wrote {what}: {path}"), soft_wrap=True)
 
 
 def failed(error: Exception) -> None:

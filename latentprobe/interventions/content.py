@@ -122,7 +122,7 @@ class _Noise:
 
 
 def noise(
-    sigma: float = 1.0,
+    sigma: int | float = 1.0,
     *,
     scale: NoiseScale = "raw",
     bank: Bank | None = None,

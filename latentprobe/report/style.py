@@ -16,7 +16,8 @@ p {{ margin: 6px 0; max-width: 90ch; }}
 .model {{ border-left: 5px solid; padding: 2px 0 2px 16px; margin: 0 0 22px; }}
 .model h2 {{ border: 0; margin: 0; padding: 0; font-size: 18px; }}
 .verdicts {{ margin: 4px 0 8px; padding: 0; list-style: none; }}
-.verdicts li {{ font-size: 21px; line-height: 1.38; margin: 8px 0; max-width: 62em; }}
+.verdicts li {{ font-size: 16px; line-height: 1.42; margin: 6px 0; max-width: 66em; }}
+.verdicts li:first-child {{ font-size: 23px; line-height: 1.32; margin: 6px 0 12px; }}
 .card {{ font-size: 15px; color: {MUTED}; }}
 .card summary, details > summary {{ cursor: pointer; }}
 figure {{ margin: 12px 0 0; }}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from latentprobe.edits import Edit, Intervention, Knockout
-from latentprobe.errors import PluginError
+from latentprobe.errors import EditError, PluginError
 from latentprobe.interventions import Bank, mean, noise, resample, zero
 from latentprobe.records import content_key
 from latentprobe.registry import Registry
@@ -72,6 +72,9 @@ class Condition:
         Args:
             bank: Activations of other problems; only where `needs_bank`.
             donor: Content hash of the donor problem; only for donor conditions.
+
+        Raises:
+            EditError: It needs a bank and there is none, because no response had slots to keep.
         """
         if self.content is None:
             return self.cuts
@@ -85,7 +88,10 @@ def _content(content: Content, bank: Bank | None, donor: str | None) -> Interven
         return zero()
     if content == "noise-norm":
         return noise(1.0, scale="norm")
-    assert bank is not None, f"{content} needs a bank"
+    if bank is None:
+        raise EditError(
+            f"{content} takes what other problems' slots hold, and no `full` response has a slot"
+        )
     if content == "mean":
         return mean(bank)
     assert donor is not None, f"{content} needs a donor"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from latentprobe.analyses import attention_profile
 from latentprobe.benchmarks import Problem
-from latentprobe.errors import LatentProbeError, ProblemError
+from latentprobe.errors import LatentProbeError, ProblemError, StudyMismatchError
 from latentprobe.generation import Decoding, Prefill
 from latentprobe.interventions import Bank
 from latentprobe.models import LatentModel
@@ -121,7 +121,8 @@ def diagnose(  # noqa: PLR0913 - keyword-only, each one independent choice
         progress: Called with (trials done, trials in all) after every trial.
 
     Raises:
-        StudyMismatchError: `out` holds another study's rows; nothing was overwritten.
+        StudyMismatchError: `out` holds another study's rows, or rows of another condition of the
+            same name; nothing was overwritten.
         UnknownNameError: An unknown condition.
         ProblemError: A problem lacks options or a gold answer, or two are the same.
 
@@ -146,11 +147,15 @@ def diagnose(  # noqa: PLR0913 - keyword-only, each one independent choice
     )
     _check_problems(study.problems)
     with RecordStore.open(Path(out), study.identity, command=command) as store:
+        _check_recipes(store, study.conditions)
+        recipes = dict(store.manifest.get("conditions", []))
+        recipes |= {condition.name: condition.recipe for condition in study.conditions}
+        seeds = {seed + n for c in study.conditions for n in range(c.seeds)}
         store.update_manifest(
             card=model.card,
             method_card=model.method.describe() if model.method else {},
-            conditions=[[c.name, c.recipe] for c in study.conditions],
-            seeds=sorted({seed + n for c in study.conditions for n in range(c.seeds)}),
+            conditions=[[name, recipe] for name, recipe in recipes.items()],
+            seeds=sorted({*store.manifest.get("seeds", []), *seeds}),
         )
         _Runner(study, store, progress).run()
         store.finalise()
@@ -170,6 +175,18 @@ def _check_problems(problems: Sequence[Problem]) -> None:
         raise ProblemError("some problems are the same (question, images, options, answer)")
 
 
+def _check_recipes(store: RecordStore, conditions: Sequence[Condition]) -> None:
+    """Refuse rows of one name and two recipes: every table would take them for one condition."""
+    rows = store.frame()
+    for condition in conditions:
+        there = {*rows.loc[rows["condition"] == condition.name, "condition_hash"]}
+        if there - {condition.key}:
+            raise StudyMismatchError(
+                f"{store.folder} holds rows of another condition called {condition.name!r}. No row "
+                "was changed; rename the condition, or choose another folder (out=, --out)"
+            )
+
+
 class _Runner:
     """Runs a study's trials into a store."""
 
@@ -186,10 +203,9 @@ class _Runner:
         candidates = self._candidates(bank) if bank else ()
         for problem in self.study.problems:
             todo = [q for q in self.questions if q.problem is problem and not self._done(q)]
-            if todo:
-                shared = self.study.model.prefill(problem)
-                for question in todo:
-                    self._trial(question, shared, bank, candidates)
+            shared = self._prefill(problem) if todo else None
+            for question in todo:
+                self._trial(question, shared, bank, candidates)
         self._look()
 
     def _done(self, question: Question) -> bool:
@@ -198,13 +214,21 @@ class _Runner:
     def _tick(self) -> None:
         self.progress(len(self.keys & self.store.done), len(self.questions))
 
+    def _prefill(self, problem: Problem) -> Prefill | None:
+        """Run a prompt for all of its trials; None if it fails, then each trial says why."""
+        try:
+            return self.study.model.prefill(problem)
+        except LatentProbeError:
+            return None
+
     def _trial(
         self,
         question: Question,
-        shared: Prefill,
+        shared: Prefill | None,
         bank: Bank | None,
         candidates: Sequence[Candidate],
-    ) -> None:
+    ) -> Trajectory | None:
+        trajectory = None
         with question.timed() as clock:
             try:
                 donor = self._donor(question, bank, candidates)
@@ -214,9 +238,10 @@ class _Runner:
                 row = trial_of(question, None, None, error=f"{type(error).__name__}: {error}")
         self.store.append(row, clock.seconds)
         self._tick()
+        return trajectory
 
     def _generate(
-        self, question: Question, shared: Prefill, bank: Bank | None, donor: Candidate | None
+        self, question: Question, shared: Prefill | None, bank: Bank | None, donor: Candidate | None
     ) -> Trajectory:
         condition = question.condition
         return self.study.model.generate(
@@ -240,33 +265,35 @@ class _Runner:
 
     # -- what other problems lend -----------------------------------------------------------------
 
-    def _bank(self) -> Bank:
-        """Return the bank of the study's `full` responses, from its file or by running them."""
+    def _bank(self) -> Bank | None:
+        """Return the bank of the study's `full` responses, from its file or by running them.
+
+        None when none of them has a slot.
+        """
         path = self.store.folder / "bank.safetensors"
         if path.exists():
             return Bank.open(path)
         activations = {}
         full = {q.problem.key: q for q in self.questions if q.condition.name == "full"}
         for problem in self.study.problems:
-            question = full[problem.key]
-            with question.timed() as clock:
-                shared = self.study.model.prefill(problem)
-                trajectory = self._generate(question, shared, None, None)
-            if not self._done(question):
-                self.store.append(trial_of(question, trajectory, None), clock.seconds)
-                self._tick()
-            if trajectory.layout.slots:
+            trajectory = self._trial(full[problem.key], self._prefill(problem), None, ())
+            if trajectory is not None and trajectory.layout.slots:
                 at = (FED, *KEYS_AND_VALUES)
                 activations[problem.key] = self.study.model.read(trajectory, at, where=SLOTS)
+        if not activations:
+            return None
         bank = Bank.of(activations)
-        bank.save(path)
+        partial = path.with_name(f"{path.name}.partial")
+        bank.save(partial)
+        partial.replace(path)  # a killed run leaves no half bank
         return bank
 
     def _candidates(self, bank: Bank) -> tuple[Candidate, ...]:
         rows = self.store.frame()
-        full = rows[rows["condition"] == "full"].set_index("problem")
+        full = rows[(rows["condition"] == "full") & rows["answer"].notna()]
+        answers = dict(zip(full["problem"], full["answer"], strict=True))
         return tuple(
-            Candidate(p.key, p.question, full.loc[p.key, "answer"], len(bank.steps[p.key]))
+            Candidate(p.key, p.question, answers.get(p.key), len(bank.steps[p.key]))
             for p in self.study.problems
             if p.key in bank.keys
         )
@@ -278,18 +305,18 @@ class _Runner:
         path = self.store.folder / ATTENTION
         if path.exists():
             return
-        full = self.study.conditions[0]
+        rows = self.store.frame()
+        failed = {*rows.loc[(rows["condition"] == "full") & rows["error"].notna(), "problem"]}
+        full = [q for q in self.questions if q.condition.name == "full"]
         trajectories = [
-            self.study.model.generate(
-                problem,
-                seed=self.study.seed,
-                structure=full.structure,
-                decoding=self.study.decoding,
-                keep_logits=False,
-            )
-            for problem in self.study.problems[:ATTENTION_PROBLEMS]
+            self._generate(question, None, None, None)
+            for question in full[:ATTENTION_PROBLEMS]
+            if question.problem.key not in failed
         ]
-        keep_example(self.store.folder, self.study.model, trajectories[0])
+        if trajectories:
+            keep_example(self.store.folder, self.study.model, trajectories[0])
         seen = [t for t in trajectories if sum(g.rows * g.columns for g in t.layout.images) > 1]
         frame = attention_profile(self.study.model, seen).frame if seen else pd.DataFrame()
-        frame.to_parquet(path)
+        partial = path.with_name(f"{path.name}.partial")
+        frame.to_parquet(partial)
+        partial.replace(path)

@@ -100,8 +100,14 @@ def _outcome(problem: Problem, trajectory: Trajectory, condition: Condition) -> 
         "slots": len(trajectory.layout.slots),
         "tokens": len(trajectory.response_ids),
         "stop_reason": trajectory.stop_reason,
-        "applied": dict(zip(labels, trajectory.applied, strict=True)),
+        "applied": dict(zip(_distinct(labels), trajectory.applied, strict=True)),
     }
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    """Number the labels that occur again, so that no edit's count hides another's."""
+    again = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return [f"{label} ({n + 1})" if n else label for label, n in zip(labels, again, strict=True)]
 
 
 def _donated(trajectory: Trajectory, donor: Candidate | None) -> dict:

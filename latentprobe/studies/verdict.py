@@ -25,7 +25,7 @@ def sentences(summary: StudySummary) -> tuple[str, ...]:
     """Return the verdict in sentences, the headline first."""
     found = {one.condition: one for one in summary.conditions}
     parts = (
-        _headline(summary.model, found),
+        _headline(found),
         _gain(summary, found),
         _cuts(summary, found),
         _donor(found),
@@ -37,18 +37,18 @@ def sentences(summary: StudySummary) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
-def _headline(model: str, found: dict[str, ConditionSummary]) -> str:
+def _headline(found: dict[str, ConditionSummary]) -> str:
     if _slots_carry(found):
         return (
-            f"{model}: the answer comes through the latent slots. Cutting them off breaks it, and "
-            "another problem's slots bring that problem's answer."
+            "The answer comes through the latent slots: cutting them off breaks it, and another "
+            "problem's slots bring that problem's answer."
         )
     if _markers_carry(found):
         return (
-            f"{model}: the boundary markers carry the gain. What the slots hold makes no "
-            "difference larger than the margin."
+            "The boundary markers carry the gain: what the slots hold makes no difference larger "
+            "than the margin."
         )
-    return f"{model}: no single part of the latent span explains the gain by these tests."
+    return "No single part of the latent span explains the gain by these tests."
 
 
 def _slots_carry(found: dict[str, ConditionSummary]) -> bool:

@@ -43,6 +43,14 @@ class Case:
     rotary: Tensor
     layout: Layout
 
+    def upto(self, stop: int) -> Layout:
+        """Return the layout as it stands after `stop` positions."""
+        (whole,) = self.layout.segments
+        slots = tuple(slot for slot in whole.slots if slot < stop)
+        segment = Segment(whole.open, slots, whole.close if whole.close < stop else None)
+        segments = (segment,) if whole.open < stop else ()
+        return Layout(self.layout.roles[:stop], min(self.layout.n_prompt, stop), segments)
+
     def run(self, *edits, reads=(), where=ALL, sizes=None, inherent=(), seed=0):
         """Run everything (or in chunks) under a plan; return states and the closed session."""
         points = tuple(self.backend.hook_points.select(reads)) if reads else ()
@@ -51,12 +59,7 @@ class Case:
         with self.backend.session(plan) as session:
             for size in sizes or [len(self.embeds)]:
                 now = slice(first, first + size)
-                layout = Layout(
-                    self.layout.roles[: now.stop],
-                    min(self.layout.n_prompt, now.stop),
-                    self.layout.segments if now.stop > max(self.layout.slots) else (),
-                )
-                chunk = Chunk(self.embeds[now], self.rotary[:, now], first, layout)
+                chunk = Chunk(self.embeds[now], self.rotary[:, now], first, self.upto(now.stop))
                 states.append(session.forward(chunk, cache))
                 first += size
         assert first == len(self.embeds)
@@ -143,9 +146,7 @@ def test_prompt_and_response_run_as_the_models_own_forward_does(case, raw_prompt
 def test_image_tokens_and_merged_patches_that_differ_in_number_are_refused(case, raw_prompt):
     here, prompt = case(images=1), raw_prompt(1)
     with pytest.raises(ModelError, match="5 image tokens, but its images have 4 merged patches"):
-        here.backend.encode(
-            torch.cat([prompt.ids, torch.tensor([5])]), prompt.pixels, prompt.grid
-        )
+        here.backend.encode(torch.cat([prompt.ids, torch.tensor([5])]), prompt.pixels, prompt.grid)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def test_edits_and_knockouts_position_by_position_give_what_one_chunk_gives(case
     whole, session = here.run(*asked[::2])
     steps, stepped = here.run(*asked[::2], sizes=sizes)
     close(steps, whole)
-    assert stepped.applied == session.applied == [{11, 12, 13, 17}, {11, 12, 13, 17}]
+    assert stepped.applied == session.applied == [{13, 14, 15, 19}, {13, 14, 15, 19}]
     _, stepped = here.run(*asked, sizes=sizes)
     assert [len(chosen) for chosen in stepped.applied] == [4, 3, 4]
 
@@ -331,12 +332,12 @@ def test_an_edit_sees_which_rows_it_is_given(case):
         seed=5,
     )
     (z, z_shape), (pre, pre_shape) = seen
-    assert z.positions == (10, 11, 12, 13)
+    assert z.positions == (12, 13, 14, 15)
     assert z.roles == ("open", "slot", "slot", "slot")
     assert z.steps == (None, 0, 1, 2)
     assert (z.hook, z.layer, z.heads, z.seed, z.edit) == ("blocks.0.attn.hook_z", 0, (3, 1), 5, 1)
     assert z_shape == (4, 2, 16)
-    assert (pre.layer, pre.heads, pre.edit, pre_shape) == (1, None, 0, (19, 64))
+    assert (pre.layer, pre.heads, pre.edit, pre_shape) == (1, None, 0, (21, 64))
 
 
 def test_what_an_intervention_keeps_is_not_changed_afterwards(case):
@@ -454,25 +455,21 @@ def test_an_edited_pattern_under_a_knockout_is_the_edited_cut_pattern(case, naiv
     here, name = case(), "blocks.1.attn.hook_pattern"
     removed = edges(here, SLOTS, IMAGE)
     change = {name: only(1, here.layout.positions(SLOTS))}
-    states, _ = here.run(
-        knockout(queries=SLOTS, keys=IMAGE), Edit(name, where=SLOTS, do=halve)
-    )
-    run = naive_decode(
-        here.model, here.embeds, here.rotary, change=change, cut=lambda *_: removed
-    )
+    states, _ = here.run(knockout(queries=SLOTS, keys=IMAGE), Edit(name, where=SLOTS, do=halve))
+    run = naive_decode(here.model, here.embeds, here.rotary, change=change, cut=lambda *_: removed)
     close(states, run.states)
 
 
 def test_a_knockout_that_leaves_a_position_blind_is_refused(case):
     here = case()
-    with pytest.raises(EditError, match=r"positions \[17\] of layer 0 nothing to attend to"):
+    with pytest.raises(EditError, match=r"positions \[19\] of layer 0 nothing to attend to"):
         here.run(knockout(queries=ANSWER, keys=ALL))
     with pytest.raises(EditError, match="nothing to attend to"):
         here.run(knockout(queries=ANSWER, keys=ALL, heads=[2], layers=[0]))
     with pytest.raises(EditError, match="nothing to attend to"):
         here.run(
             knockout(queries=ANSWER, keys=positions(range(10))),
-            knockout(queries=ANSWER, keys=positions(range(10, 19))),
+            knockout(queries=ANSWER, keys=positions(range(10, 21))),
         )
 
 
@@ -518,7 +515,13 @@ def test_hooks_and_kernel_are_gone_after_an_exception_in_the_middle(case, count_
 def test_nothing_stays_behind_when_the_third_of_five_names_is_wrong(case, count_hooks):
     here = case()
     before = count_hooks(here.model)
-    names = ["hook_resid_pre", "attn.hook_pattern", "hook_resid_pots", "attn.hook_z", "hook_mlp_out"]
+    names = [
+        "hook_resid_pre",
+        "attn.hook_pattern",
+        "hook_resid_pots",
+        "attn.hook_z",
+        "hook_mlp_out",
+    ]
     asked = [Edit(f"blocks.0.{name}", where=SLOTS, do=halve) for name in names]
     with pytest.raises(UnknownNameError, match="Did you mean 'blocks.0.hook_resid_post'"):
         here.run(*asked)
