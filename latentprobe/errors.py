@@ -33,7 +33,7 @@ class UnknownNameError(LatentProbeError, KeyError):
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
         self.nearest = tuple(difflib.get_close_matches(name, self.known, n=3, cutoff=0.4))
         self.advice = advice
-        super().__init__(str(self))
+        super().__init__(kind, name, self.known)  # what a copy is made from, also across processes
 
     def __str__(self) -> str:
         """Return the message without KeyError's quoting."""

@@ -9,6 +9,7 @@ registered or loaded, and a wrong one is refused with its definition in the mess
 import importlib
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from latentprobe.errors import PluginError, UnknownNameError
@@ -68,16 +69,14 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: No entry has this name; the message offers the nearest ones.
-            PluginError: The entry exists but has the wrong shape.
+            PluginError: The entry cannot be imported or has the wrong shape.
         """
         if name not in self._entries and name not in self._targets:
             self._discover()
         if name not in self._entries:
             if name not in self._targets:
                 raise UnknownNameError(self.kind, name, self.names())
-            module, _, attribute = self._targets[name].partition(":")
-            entry = getattr(importlib.import_module(module), attribute)
-            self._entries[name] = self._validated(name, entry)
+            self._entries[name] = self._validated(name, self._imported(name))
         return self._entries[name]
 
     def names(self) -> list[str]:
@@ -91,17 +90,29 @@ class Registry(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self.names()
 
+    def _imported(self, name: str) -> Any:
+        module, _, attribute = self._targets[name].partition(":")
+        try:
+            return attrgetter(attribute)(importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            raise PluginError(
+                f"{self.kind} {name!r} stands at {self._targets[name]!r}, which cannot be imported "
+                f"({error}); install what is missing, or remove the plug-in that names it"
+            ) from error
+
     def _discover(self) -> None:
         if self._plugins_seen:
             return
-        self._plugins_seen = True
+        found: dict[str, str] = {}
         for point in entry_points(group=self.group):
-            if point.name in self._targets or point.name in self._entries:
+            if point.name in {**self._targets, **self._entries, **found}:
                 raise PluginError(
                     f"two {self.kind}s are called {point.name!r}: a built-in or earlier one and "
                     f"the plug-in {point.value!r}; rename the plug-in's entry point"
                 )
-            self._targets[point.name] = point.value
+            found[point.name] = point.value
+        self._targets |= found
+        self._plugins_seen = True
 
     def _validated(self, name: str, entry: Any) -> T:
         wrong = self._check(entry)

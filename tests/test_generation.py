@@ -214,10 +214,435 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+SEEDS = [9, 19, 35, 42, 44]  # what they generate enters, closes, ends and runs out in turns
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", SPECS)
 def test_a_response_is_what_the_loop_by_hand_gives(random_latent, loop, problems, name, seed):
     model = random_latent(SPECS[name], seed)
-    naive = loop(model).run(problems[0])
-    same(model.generate(problems[0], max_new_tokens=LIMIT), naive)
+    naive = loop(model).run(problems[1])
+    same(model.generate(problems[1], max_new_tokens=LIMIT), naive)
     assert "slot" in naive.roles
+
+
+def test_the_cases_above_enter_close_end_and_run_out(random_latent, problems):
+    seen = [
+        random_latent(SPECS[name], seed).generate(problems[1], max_new_tokens=LIMIT)
+        for name in ("predicted entry", "end predicted", "close left to the model")
+        for seed in SEEDS
+    ]
+    spans = [span for t in seen for span in t.layout.segments]
+    assert {t.stop_reason for t in seen} == {"end", "max_new_tokens"}
+    assert {span.close is None for span in spans} == {True, False}
+    assert max(len(t.layout.segments) for t in seen) >= 2
+    assert {len(span.slots) for span in spans} >= {1, 2, 3, 5}
+
+
+@pytest.mark.parametrize("limit", range(1, 7))
+def test_a_response_may_run_out_inside_a_span(random_latent, loop, problems, limit):
+    model = random_latent(replace(ORGANISM, slots=3), 9)
+    t = model.generate(problems[0], max_new_tokens=limit)
+    same(t, loop(model, limit=limit).run(problems[0]))
+    n = t.layout.n_prompt
+    slots = tuple(range(n + 1, n + min(limit, 4)))
+    assert t.layout.segments == (Segment(n, slots, n + 4 if limit > 4 else None),)
+    assert t.stop_reason == "max_new_tokens"
+    assert len(t.logits) == limit
+
+
+def test_at_open_the_first_slot_stands_where_the_markers_id_is(random_latent, problems):
+    spec = replace(ORGANISM, first_latent="at_open", slots=3)
+    t = random_latent(spec, 9).generate(problems[0], max_new_tokens=8)
+    n, tokens = t.layout.n_prompt, random_latent(spec, 9).parts.tokens
+    assert t.layout.segments[0] == Segment(None, (n, n + 1, n + 2), n + 3)
+    assert t.response_ids[:4] == (tokens.open, tokens.slot, tokens.slot, tokens.close)
+
+
+def test_two_segments_are_two_spans_with_their_own_steps(random_latent, loop, problems):
+    model = random_latent(replace(FREE, slots=3, close_forced=True), 19)
+    t = model.generate(problems[1], max_new_tokens=LIMIT)
+    same(t, loop(model).run(problems[1]))
+    assert len(t.layout.segments) >= 2
+    for span in t.layout.segments[:2]:
+        assert [t.layout.step(slot) for slot in span.slots] == [0, 1, 2]
+        assert [span.open + 1, span.open + 2, span.open + 3, span.open + 4] == [
+            *span.slots,
+            span.close,
+        ]
+
+
+def test_the_mediated_organism_runs_under_its_own_mask(mediated, loop, problems):
+    def own_mask(roles: list[str]) -> Tensor:
+        queries = torch.tensor([role not in ("image", "slot") for role in roles])
+        return torch.outer(queries, torch.tensor([role == "image" for role in roles]))
+
+    for problem in problems[:2]:
+        t = mediated.generate(problem)
+        same(t, loop(mediated, limit=64, cut=own_mask).run(problem))
+        assert t.correct
+        assert t.applied == ()
+
+
+# --- structures ----------------------------------------------------------------------------------
+
+STRUCTURES = {
+    "markers only": Structure(slots=False),
+    "plain": Structure(markers=False, template="banned"),
+    "format only": Structure(markers=False, template="forced"),
+    "no markers": Structure(markers=False),
+    "no template": Structure(template="banned"),
+}
+TEMPLATES = {
+    "one token": AnswerSpec("<answer>", "</answer>"),
+    "two tokens": AnswerSpec("color is", "?"),
+    "three tokens": AnswerSpec("the color is", "?"),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("base", [ORGANISM, FREE], ids=["forced", "predicted"])
+def test_a_structure_is_what_the_loop_by_hand_gives(
+    random_latent, loop, problems, name, template, base
+):
+    structure = STRUCTURES[name]
+    model = random_latent(replace(base, answer=TEMPLATES[template]), 19)
+    naive = loop(model, structure=structure).run(problems[1])
+    t = model.generate(problems[1], max_new_tokens=LIMIT, structure=structure)
+    same(t, naive)
+    assert t.structure == structure
+    assert bool(t.layout.segments) == structure.markers
+    assert bool(t.layout.slots) == (structure.markers and structure.slots)
+    if structure.template == "forced":
+        written = model.parts.tokenizer(TEMPLATES[template].open)["input_ids"]
+        assert list(t.response_ids[: len(written)]) == written
+
+
+def test_markers_alone_are_an_open_and_a_close_side_by_side(random_latent, problems):
+    for spec in (ORGANISM, replace(ORGANISM, first_latent="at_open")):
+        model = random_latent(spec, 9)
+        t = model.generate(problems[0], max_new_tokens=6, structure=Structure(slots=False))
+        n = t.layout.n_prompt
+        assert t.layout.segments == (Segment(n, (), n + 1),)
+        assert t.latents.shape == (0, 64)
+
+
+def test_what_a_structure_bans_cannot_be_chosen(random_latent, problems):
+    model = random_latent(replace(FREE, answer=TEMPLATES["two tokens"]))
+    vocabulary = model.parts.tokenizer.get_vocab()
+    markers = [vocabulary[token] for token in FREE.tokens]
+    plain = Structure(markers=False, template="banned")
+    decoding = script(model, "color the color red <|im_end|>")
+    model.generate(problems[0], structure=plain, decoding=decoding)
+    for index, logits in enumerate(decoding.shown):
+        banned = set(logits.isneginf().nonzero().flatten().tolist())
+        after_color = index in (1, 3)
+        assert banned == {*markers, *([vocabulary["is"]] if after_color else [])}
+    free = script(model, "color <|im_end|>")
+    model.generate(problems[0], decoding=free)
+    assert all(logits.isfinite().all() for logits in free.shown)
+
+
+def test_no_further_segment_opens_than_the_method_allows(random_latent, problems):
+    model = random_latent(replace(FREE, max_segments=1, slots=1, close_forced=True))
+    decoding = script(model, "red <|organism_open|> red <|im_end|>")
+    model.generate(problems[0], decoding=decoding)
+    opener = model.parts.tokens.open
+    assert [bool(logits[opener].isneginf()) for logits in decoding.shown] == [0, 0, 1, 1]
+
+
+# --- roles ---------------------------------------------------------------------------------------
+
+
+def roles_of(model: LatentModel, problem: Problem, text: str, **how) -> tuple[str, str]:
+    """Return initials of the final roles, and of those known while generating."""
+    known = {}
+
+    def look(activation: Tensor, context) -> Tensor:
+        known.update(zip(context.positions, context.roles, strict=True))
+        return activation
+
+    watch = Edit("blocks.0.hook_resid_pre", where=ALL, do=look)
+    t = model.generate(problem, edits=[watch], decoding=script(model, text), **how)
+    initial = {"open": "o", "slot": "s", "close": "c", "reasoning": "r", "format": "f"}
+    letters = [initial.get(role, role[0]) for role in t.layout.roles[t.layout.n_prompt :]]
+    during = [initial.get(known[p], known[p][0]) for p in t.layout.response]
+    return "".join(letters), "".join(during)
+
+
+OPENED, CLOSED, END = "<|organism_open|>", "<|organism_close|>", "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "final", "during"),
+    [
+        ("one token", f"what <answer> red </answer> {END}", "rfaff", "rfaff"),
+        ("one token", f"{OPENED} {CLOSED} <answer> red </answer> {END}", "osscfaff", "osscfaff"),
+        ("one token", f"the {OPENED} is {CLOSED} red {END}", "aossacaf", "rossrcrf"),
+        ("one token", f"red {END}", "af", "rf"),
+        ("one token", f"red blue {END}", "rrf", "rrf"),
+        ("one token", f"<answer> red </answer> or <answer> blue {END}", "rrrrfaf", "fafrfaf"),
+        ("one token", f"<answer> red </answer> the {END}", "fafrf", "fafrf"),
+        ("two tokens", f"what color is red ? {END}", "rffaff", "rrfaff"),
+        ("two tokens", f"color color is blue ? is {END}", "rffafrf", "rrfafrf"),
+        ("three tokens", f"the color is red ? {END}", "fffaff", "rrfaff"),
+        ("two tokens", f"red {CLOSED} {END}", "aaf", "rrf"),
+    ],
+)
+def test_roles_follow_the_text_while_generating_and_are_settled_at_the_end(
+    random_latent, problems, template, text, final, during
+):
+    model = random_latent(replace(FREE, answer=TEMPLATES[template]))
+    assert roles_of(model, problems[0], text) == (final, during)
+
+
+def test_the_answer_read_is_judged_against_the_gold_one(random_latent, problems):
+    model, gold = random_latent(FREE), problems[0].answer
+    other = next(option for option in problems[0].options if option != gold)
+    said = {
+        f"<answer> {gold} </answer> {END}": (gold, True),
+        f"<answer> {other} </answer> {END}": (other, False),
+        f"the color is {END}": (None, False),
+    }
+    for text, expected in said.items():
+        t = model.generate(problems[0], decoding=script(model, text))
+        assert (t.answer, t.correct) == expected
+        assert t.text == text.removesuffix(f" {END}")
+    open_question = Problem(problems[0].question, problems[0].images)
+    t = model.generate(open_question, decoding=script(model, f"<answer> red </answer> {END}"))
+    assert (t.answer, t.correct, t.scores) == ("red", None, ())
+
+
+# --- edits inside the loop -----------------------------------------------------------------------
+
+
+def halve(activation: Tensor, context=None) -> Tensor:
+    return activation * 0.4 + 0.1
+
+
+def blocked(queries: set[str], keys: set[str]) -> Callable[[list[str]], Tensor]:
+    def cut(roles: list[str]) -> Tensor:
+        asked = torch.tensor([role in queries for role in roles])
+        return torch.outer(asked, torch.tensor([role in keys for role in roles]))
+
+    return cut
+
+
+def is_(*roles: str) -> Callable[[str], bool]:
+    return lambda role: role in roles
+
+
+EDITS = {
+    "fed": (Edit("latent.hook_fed", SLOTS, halve), {"feed": lambda v, p: halve(v)}, 3),
+    "state": (Edit("latent.hook_state", SLOTS, halve), {"state": lambda v, p: halve(v)}, 3),
+    "residual": (
+        Edit("blocks.1.hook_resid_post", SLOTS, halve),
+        {"change": {"blocks.1.hook_resid_post": (is_("slot"), halve)}},
+        3,
+    ),
+    "residual in the middle": (
+        Edit("blocks.0.hook_resid_mid", SLOTS | MARKERS, halve),
+        {"change": {"blocks.0.hook_resid_mid": (is_("slot", "open", "close"), halve)}},
+        5,
+    ),
+    "keys": (
+        Edit("blocks.0.attn.hook_k", MARKERS, halve),
+        {"change": {"blocks.0.attn.hook_k": (is_("open", "close"), halve)}},
+        2,
+    ),
+    "values": (
+        Edit("blocks.2.attn.hook_v", SLOTS, halve),
+        {"change": {"blocks.2.attn.hook_v": (is_("slot"), halve)}},
+        3,
+    ),
+    "image": (
+        Edit("blocks.0.hook_mlp_out", IMAGE, halve),
+        {"change": {"blocks.0.hook_mlp_out": (is_("image"), halve)}},
+        4,
+    ),
+    "knockout": (knockout(queries=CLOSE, keys=SLOTS), {"cut": blocked({"close"}, {"slot"})}, 1),
+    "knockout of the image": (
+        knockout(queries=SLOTS | MARKERS, keys=IMAGE | OPEN - OPEN),
+        {"cut": blocked({"slot", "open", "close"}, {"image"})},
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_in_the_loop_is_the_same_change_in_the_loop_by_hand(
+    random_latent, loop, problems, name
+):
+    edit, how, count = EDITS[name]
+    model = random_latent(replace(ORGANISM, slots=3), 19)
+    t = model.generate(problems[1], max_new_tokens=LIMIT, edits=[edit])
+    same(t, loop(model, **how).run(problems[1]))
+    assert t.applied == (count,)
+    plain = model.generate(problems[1], max_new_tokens=LIMIT)
+    assert not torch.allclose(t.logits[:6], plain.logits[:6], atol=1e-3)
+
+
+def test_an_edit_of_one_step_leaves_the_other_steps_fed_as_they_are(random_latent, loop, problems):
+    model = random_latent(replace(ORGANISM, slots=3), 19)
+    edit = Edit("latent.hook_fed", SLOTS[1:2], halve)
+    t = model.generate(problems[1], max_new_tokens=LIMIT, edits=[edit])
+    second = t.layout.slots[1]
+    naive = loop(model, feed=lambda v, p: halve(v) if p == second else v).run(problems[1])
+    same(t, naive)
+    assert t.applied == (1,)
+    close(t.latents[[0, 2]], t.states[[0, 2]])
+    close(t.latents[1], halve(t.states[1]))
+
+
+def test_an_edit_of_the_second_segment_leaves_the_first_as_it_is(random_latent, loop, problems):
+    model = random_latent(replace(FREE, slots=3, close_forced=True), 19)
+    edit = Edit("latent.hook_fed", segment(1) & SLOTS, halve)
+    t = model.generate(problems[1], max_new_tokens=LIMIT, edits=[edit])
+    second = t.layout.segments[1].slots
+    naive = loop(model, feed=lambda v, p: halve(v) if p in second else v).run(problems[1])
+    same(t, naive)
+    assert t.applied == (len(second),)
+
+
+def test_edits_of_state_and_fed_vector_act_one_after_the_other(random_latent, loop, problems):
+    model = random_latent(ORGANISM, 19)
+    double = Edit("latent.hook_fed", SLOTS, lambda a, context: a * 2)
+    t = model.generate(
+        problems[1],
+        max_new_tokens=LIMIT,
+        edits=[double, Edit("latent.hook_state", SLOTS, halve)],
+    )
+    naive = loop(model, state=lambda v, p: halve(v), feed=lambda v, p: v * 2).run(problems[1])
+    same(t, naive)
+    assert t.applied == (2, 2)
+    close(t.latents, halve(t.states) * 2)
+
+
+def test_an_identity_edit_changes_no_bit_of_a_response(random_latent, problems):
+    model = random_latent(FREE, 19)
+    plain = model.generate(problems[1], max_new_tokens=LIMIT)
+    for name in [*(p.name for p in model.hook_points.select("blocks.1.*")), "latent.*"]:
+        edit = Edit(name, ALL, lambda a, context: a.clone())
+        t = model.generate(problems[1], max_new_tokens=LIMIT, edits=[edit])
+        assert t.token_ids == plain.token_ids
+        assert torch.equal(t.logits, plain.logits), name
+        assert t.scores == plain.scores
+
+
+def test_an_edit_that_touches_nothing_is_refused_unless_that_is_meant(random_latent, problems):
+    model = random_latent(replace(ORGANISM, close_forced=False), 9)
+    how = {"structure": Structure(markers=False), "max_new_tokens": 4}
+    edit = Edit("blocks.0.hook_resid_post", SLOTS, halve)
+    with pytest.raises(EmptySubsetError, match=r"edit 1 \(blocks.0.*@slot\) was applied at no"):
+        identity = Edit("blocks.0.hook_resid_post", ALL, lambda a, context: a)
+        model.generate(problems[0], edits=[identity, edit], **how)
+    t = model.generate(problems[0], edits=[replace(edit, allow_empty=True)], **how)
+    assert t.applied == (0,)
+    with pytest.raises(EmptySubsetError, match="knockout answer->slot"):
+        model.generate(problems[0], edits=[knockout(queries=ANSWER, keys=SLOTS)], **how)
+    cut = Knockout(ANSWER, SLOTS, allow_empty=True)
+    assert model.generate(problems[0], edits=[cut], **how).applied == (0,)
+
+
+def test_roles_known_while_generating_decide_what_an_edit_touches(random_latent, problems):
+    model = random_latent(FREE)
+    asked = [
+        Edit("blocks.0.hook_resid_post", where, halve) for where in (REASONING, FORMAT, ANSWER)
+    ]
+    decoding = script(model, f"the <answer> red blue </answer> {END}")
+    t = model.generate(problems[0], edits=asked, decoding=decoding)
+    assert t.applied == (1, 3, 2)
+
+
+# --- choosing tokens -----------------------------------------------------------------------------
+
+
+def test_sampling_is_a_function_of_the_seed(random_latent, loop, problems):
+    model = random_latent(FREE, 9)
+    decoding = Decoding(LIMIT, temperature=1.5, top_p=0.95, top_k=20)
+    runs = [model.generate(problems[0], seed=s, decoding=decoding) for s in (1, 1, 2, 3)]
+    assert runs[0].token_ids == runs[1].token_ids
+    assert len({t.token_ids for t in runs}) == 3
+    generator = torch.Generator().manual_seed(2)
+    naive = loop(model, pick=lambda logits: decoding.choose(logits, generator)).run(problems[0])
+    same(runs[2], naive)
+    assert runs[2].seed == 2
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [(1.0, 1.0, 0), (0.7, 0.9, 0), (1.3, 0.5, 0), (1.0, 1.0, 3), (2.0, 0.8, 6), (0.5, 1e-6, 0)],
+)
+def test_what_is_sampled_is_what_the_published_warpers_keep(temperature, top_p, top_k):
+    logits = 2 * torch.randn(12, generator=torch.Generator().manual_seed(4))
+    kept = logits[None] / temperature
+    if top_k:
+        kept = TopKLogitsWarper(top_k)(None, kept)
+    kept = TopPLogitsWarper(top_p)(None, kept)[0].softmax(-1)
+    decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k)
+    generator, draws = torch.Generator().manual_seed(0), 3000
+    counts = torch.zeros(12)
+    for _ in range(draws):
+        counts[decoding.choose(logits, generator)] += 1
+    assert (counts[kept == 0] == 0).all()
+    spread = (kept * (1 - kept) / draws).sqrt()
+    assert ((counts / draws - kept).abs() <= 4 * spread + 1e-6).all()
+
+
+def test_more_likeliest_tokens_than_there_are_keeps_all_of_them():
+    logits, generator = torch.zeros(3), torch.Generator().manual_seed(0)
+    drawn = {Decoding(temperature=1.0, top_k=50).choose(logits, generator) for _ in range(50)}
+    assert drawn == {0, 1, 2}
+
+
+def test_greedy_takes_the_likeliest_and_draws_nothing():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    rng = random.Random(0)
+    for _ in range(5):
+        values = [rng.random() for _ in range(7)]
+        chosen = Decoding().choose(torch.tensor(values), generator)
+        assert chosen == values.index(max(values))
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0; at least one token"),
+        ({"temperature": -0.5}, "temperature is at least 0"),
+        ({"top_p": 0.0}, r"top_p in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p in \(0, 1\]"),
+        ({"top_k": -1}, "top_k at least 0"),
+    ],
+)
+def test_a_decoding_that_makes_no_sense_is_refused(how, match):
+    with pytest.raises(EditError, match=match):
+        Decoding(**how)
+
+
+# --- what a trajectory keeps ---------------------------------------------------------------------
+
+
+def test_logits_are_kept_for_every_response_position_or_not_at_all(random_latent, problems):
+    model = random_latent(FREE, 44)
+    kept = model.generate(problems[1], max_new_tokens=LIMIT)
+    assert kept.stop_reason == "end"
+    assert kept.logits.shape == (len(kept.response_ids), 29)
+    dropped = model.generate(problems[1], max_new_tokens=LIMIT, keep_logits=False)
+    assert dropped.logits is None
+    assert dropped.token_ids == kept.token_ids
+    assert dropped.scores == kept.scores
+
+
+def test_a_trajectory_knows_its_layout_and_that_it_entered(random_latent, problems):
+    model = random_latent(ORGANISM, 9)
+    t = model.generate(problems[0], max_new_tokens=5)
+    assert isinstance(t.layout, Layout)
+    assert t.layout.n_prompt == len(t.prompt.token_ids)
+    assert t.token_ids == (*t.prompt.token_ids, *t.response_ids)
+    assert len(t.token_ids) == len(t.layout)
+    assert t.entered
+    without = model.generate(problems[0], max_new_tokens=5, structure=Structure(markers=False))
+    assert not without.entered

@@ -78,7 +78,9 @@ def comparison(pages: Sequence[StudyPage]) -> None:
     for group in [pages] if wide else [[page] for page in pages]:
         console.print(_table(group))
     for page in pages:
-        console.print(Panel(Text("\n".join(page.verdicts)), title=Text(page.model), title_align="left"))
+        console.print(
+            Panel(Text("\n".join(page.verdicts)), title=Text(page.model), title_align="left")
+        )
 
 
 def _table(pages: Sequence[StudyPage]) -> Table:

@@ -79,14 +79,14 @@ def run_demo(
 
 
 def markdown(pages: Sequence[StudyPage]) -> str:
-    """Return the studies' tables, conditions by models, and their verdict sentences as Markdown."""
+    """Return the studies' table, conditions by models, and each headline, as Markdown."""
     heads = [f"{page.model} | to full | gain retained | verdict" for page in pages]
     lines = [f"| condition | {' | '.join(heads)} |", "|---" * (1 + 4 * len(pages)) + "|"]
     rows = [{str(row["condition"]): row for row in p.summary.to_dict("records")} for p in pages]
     for name in dict.fromkeys(name for found in rows for name in found):
         cells = [_cells(found[name]) if name in found else "- | - | - | -" for found in rows]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    sentences = [f"- {sentence}" for page in pages for sentence in page.verdicts]
+    sentences = [f"- **{page.model}**: {page.verdicts[0]}" for page in pages]
     return "\n".join([*lines, "", *sentences]) + "\n"
 
 
