@@ -17,6 +17,7 @@ help:
 	@echo "make clean   remove .venv and runs"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
 	@touch $@

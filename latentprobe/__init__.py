@@ -28,17 +28,11 @@ _HOMES = {
     "latentprobe.studies.diagnose": ("diagnose",),
     "latentprobe.errors": ("LatentProbeError",),
 }
-_MODULES = ("benchmarks", "organisms")
-_REGISTRIES = {
-    "methods": "latentprobe.methods:methods",
-    "backends": "latentprobe.backends:backends",
-    "architectures": "latentprobe.architectures:architectures",
-    "interventions": "latentprobe.interventions:interventions",
-}
+_MODULES = ("architectures", "backends", "benchmarks", "interventions", "methods", "organisms")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted([*_HOME_OF, *_MODULES, *_REGISTRIES])  # noqa: PLE0605 - it is a list  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted([*_HOME_OF, *_MODULES])  # noqa: PLE0605 - it is a list  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -47,9 +41,6 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOME_OF[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"latentprobe.{name}")
-    if name in _REGISTRIES:
-        module, _, attribute = _REGISTRIES[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module 'latentprobe' has no attribute {name!r}")
 
 

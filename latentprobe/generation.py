@@ -62,7 +62,8 @@ class Decoding:
             return int(logits.argmax())
         logits = logits.float().cpu() / self.temperature
         if self.top_k:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[-1], -torch.inf)
+            kept = min(self.top_k, len(logits))
+            logits = logits.masked_fill(logits < logits.topk(kept).values[-1], -torch.inf)
         ordered, ids = logits.softmax(-1).sort(descending=True)
         ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0
         return int(ids[torch.multinomial(ordered, 1, generator=generator)])
@@ -98,6 +99,16 @@ class Parts:
     def piece(self, token: int) -> str:
         """Return one token's own text."""
         return self.tokenizer.decode([token])
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return every token's text; a character spread over several stands at its last token."""
+        pieces, start = [], 0
+        for stop in range(1, len(tokens) + 1):
+            text = self.tokenizer.decode(list(tokens[start:stop]))
+            unfinished = text.endswith("\ufffd") and stop < len(tokens)
+            pieces.append("" if unfinished else text)
+            start = start if unfinished else stop
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -387,11 +398,11 @@ class Reading:
     ) -> "Reading":
         """Join the visible tokens (no slots, no end token) and read the answer from them."""
         text, spans = "", []
-        for index, token in enumerate(ids):
-            if builder.roles[builder.n_prompt + index] == "slot" or token in parts.ends:
-                continue
+        roles = builder.roles[builder.n_prompt :]
+        visible = [i for i, own in enumerate(ids) if roles[i] != "slot" and own not in parts.ends]
+        for index, piece in zip(visible, parts.pieces([ids[i] for i in visible]), strict=True):
             start = len(text) + len(parts.joiner if text else "")
-            text += (parts.joiner if text else "") + parts.piece(token)
+            text += (parts.joiner if text else "") + piece
             spans.append((index, start, len(text)))
         answer = parts.spec.answer if parts.spec else None
         parsed = parse_answer(
@@ -430,8 +441,13 @@ class Reading:
         span (or the prompt), with the opening written there unless the structure bans it.
         """
         if self.parsed.in_template:
-            before = [i for i, start, _ in self.spans if start < self.parsed.begin]
-            return AnswerContext(layout.n_prompt + max(before) + 1)
+            begin = self.parsed.begin
+            index, start, stop = [span for span in self.spans if span[1] < begin][-1]
+            if stop <= begin:
+                return AnswerContext(layout.n_prompt + index + 1)
+            # A token that holds the opening's end and the answer's beginning: write the opening.
+            own = self.parts.tokenizer(self.text[start:begin], add_special_tokens=False)
+            return AnswerContext(layout.n_prompt + index, tuple(own["input_ids"]))
         spans = [p for p in layout.response if layout.roles[p] in ("open", "slot", "close")]
         length = max(spans) + 1 if spans else layout.n_prompt
         prefix = () if structure.template == "banned" else self.parts.template

@@ -9,6 +9,7 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from latentprobe.axes import AXES
 from latentprobe.errors import UnknownNameError
 
 
@@ -52,6 +53,9 @@ class PointKind:
 
     axes: tuple[str, ...]
     note: str
+
+    def __post_init__(self) -> None:
+        assert set(self.axes) <= set(AXES), f"{self.axes} are not all in the glossary of axes"
 
 
 RESIDUAL = ("pos", "d_model")

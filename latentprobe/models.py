@@ -10,7 +10,7 @@ position).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -224,10 +224,12 @@ class LatentModel:
             raise EmptySubsetError(f"nothing to read: {where} holds no position of this trajectory")
         inside = tuple(point for point in points if point.layer is not None)
         plan = Plan(tuple(edits), inside, where, self.parts.inherent, trajectory.seed)
-        tensors = _latent_reads(trajectory, points, positions)
-        if inside:
-            with self._open(trajectory, plan) as (session, _, _):
+        replaying = self._open(trajectory, plan)
+        tensors: dict[str, Tensor] = {}
+        if inside or edits:
+            with replaying as (session, _, _):
                 tensors |= session.tensors
+        tensors |= _latent_reads(replace(trajectory, latents=replaying.fed), points, positions)
         ordered = {point.name: tensors[point.name] for point in points}
         roles = tuple(layout.roles[p] for p in positions)
         steps = tuple(layout.step(p) for p in positions)
@@ -254,6 +256,7 @@ class _Replaying:
     def __init__(self, parts: Parts, trajectory: Trajectory, plan: Plan) -> None:
         self.parts, self.trajectory, self.plan = parts, trajectory, plan
         self.opened = parts.backend.session(plan, replaying=True)
+        self.fed = trajectory.latents
 
     def __enter__(self) -> tuple[Any, Tensor, Any]:
         session = self.opened.__enter__()
@@ -274,8 +277,8 @@ class _Replaying:
         response = backend.embed(torch.tensor(t.response_ids, dtype=torch.long))
         embeds = torch.cat([prompt.embeds, response.to(prompt.embeds.dtype)])
         if t.layout.slots:
-            fed = session.edit_latent("latent.hook_fed", t.latents, t.layout)
-            embeds[t.layout.slots] = fed
+            self.fed = session.edit_latent("latent.hook_fed", t.latents, t.layout)
+            embeds[t.layout.slots] = self.fed
         after = torch.arange(t.layout.n_prompt, len(t.layout), device=embeds.device) + prompt.offset
         rotary = torch.cat([prompt.rotary, after.expand(len(prompt.rotary), -1)], dim=1)
         cache = backend.new_cache()

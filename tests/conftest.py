@@ -66,6 +66,12 @@ def shake(model: torch.nn.Module, seed: int) -> None:
                 parameter.add_(0.2 * noise)
 
 
+@pytest.fixture(scope="session")
+def shake_weights() -> Callable[[torch.nn.Module, int], None]:
+    """Draw a model's weights anew from a seed, in place."""
+    return shake
+
+
 @functools.cache
 def build_tiny(
     heads: int = 4, kv_heads: int = 2, *, tied: bool = False, attention: str = "sdpa", seed: int = 0

@@ -14,7 +14,7 @@ from latentprobe.benchmarks import Problem
 from latentprobe.edits import Edit, Knockout, knockout
 from latentprobe.errors import EditError, EmptySubsetError
 from latentprobe.generation import Decoding
-from latentprobe.methods import AnswerSpec, MethodSpec, methods
+from latentprobe.methods import AnswerSpec, methods
 from latentprobe.models import LatentModel
 from latentprobe.tokens import (
     ALL,
@@ -360,7 +360,8 @@ def roles_of(model: LatentModel, problem: Problem, text: str, **how) -> tuple[st
     known = {}
 
     def look(activation: Tensor, context) -> Tensor:
-        known.update(zip(context.positions, context.roles, strict=True))
+        for position, role in zip(context.positions, context.roles, strict=True):
+            known.setdefault(position, role)  # options are scored later, at positions used again
         return activation
 
     watch = Edit("blocks.0.hook_resid_pre", where=ALL, do=look)
@@ -627,10 +628,10 @@ def test_a_decoding_that_makes_no_sense_is_refused(how, match):
 
 def test_logits_are_kept_for_every_response_position_or_not_at_all(random_latent, problems):
     model = random_latent(FREE, 44)
-    kept = model.generate(problems[1], max_new_tokens=LIMIT)
+    kept = model.generate(problems[0], max_new_tokens=LIMIT)
     assert kept.stop_reason == "end"
     assert kept.logits.shape == (len(kept.response_ids), 29)
-    dropped = model.generate(problems[1], max_new_tokens=LIMIT, keep_logits=False)
+    dropped = model.generate(problems[0], max_new_tokens=LIMIT, keep_logits=False)
     assert dropped.logits is None
     assert dropped.token_ids == kept.token_ids
     assert dropped.scores == kept.scores

@@ -128,7 +128,7 @@ def test_an_unknown_point_offers_the_nearest_names():
 
 
 def test_one_pattern_without_a_match_spoils_the_selection():
-    with pytest.raises(UnknownNameError, match="unknown hook point 'blocks.7.\\*'"):
+    with pytest.raises(UnknownNameError, match=r"unknown hook point 'blocks\.7\.\*'"):
         POINTS.select(["blocks.0.*", "blocks.7.*"])
     with pytest.raises(IndexError):
         POINTS[99]

@@ -2,4 +2,6 @@
 
 from latentprobe.architectures.architecture import Architecture, Encoded, Site, architectures
 
-__all__ = ["Architecture", "Encoded", "Site", "architectures"]
+names, get, register = architectures.names, architectures.get, architectures.register
+
+__all__ = ["Architecture", "Encoded", "Site", "architectures", "get", "names", "register"]

@@ -2,4 +2,6 @@
 
 from latentprobe.backends.backend import Backend, Chunk, Plan, Session, backends
 
-__all__ = ["Backend", "Chunk", "Plan", "Session", "backends"]
+names, get, register = backends.names, backends.get, backends.register
+
+__all__ = ["Backend", "Chunk", "Plan", "Session", "backends", "get", "names", "register"]

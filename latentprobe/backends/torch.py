@@ -66,7 +66,7 @@ class TorchBackend:
         """Turn a prompt into input embeddings and rotary positions (vision tower included)."""
         pixels = None if pixel_values is None else pixel_values.to(self.device)
         where = None if grid is None else grid.to(self.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.architecture.encode(self.model, token_ids.to(self.device), pixels, where)
 
     def embed(self, token_ids: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
@@ -93,7 +93,7 @@ class TorchBackend:
     def session(self, plan: Plan, *, replaying: bool = False) -> Iterator["TorchSession"]:
         """Open a session that carries out `plan` on every chunk run through it."""
         session = TorchSession(self, plan, replaying=replaying)
-        with ExitStack() as stack, torch.inference_mode():
+        with ExitStack() as stack, torch.no_grad():
             session.hook(stack)
             yield session
 
@@ -259,9 +259,9 @@ class TorchSession:
     def _split(self, rows: Float[Tensor, "pos d"], site: Site) -> Tensor:
         """Split heads off the last axis; key-value heads are repeated for each query head."""
         if site.heads is None:
-            return rows.clone()
+            return rows
         if site.heads == "query":
-            return rearrange(rows, "pos (head d) -> pos head d", head=self.backend.n_heads).clone()
+            return rearrange(rows, "pos (head d) -> pos head d", head=self.backend.n_heads)
         groups = self.backend.n_heads // self.backend.n_kv_heads
         return repeat(
             rows, "pos (kv d) -> pos (kv group) d", kv=self.backend.n_kv_heads, group=groups

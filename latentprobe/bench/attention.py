@@ -37,7 +37,7 @@ def run(*, positions: int = 1088, repeats: int = 7, threads: int = 2, seed: int 
     points = tuple(backend.hook_points.select("blocks.*.attn.hook_pattern"))
 
     def plain() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             _decode(backend.decoder, chunk)
 
     def rows() -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def run(*, positions: int = 1088, repeats: int = 7, threads: int = 2, seed: int 
     def eager() -> tuple[Tensor, ...]:
         backend.decoder.set_attn_implementation("eager")
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 return _decode(backend.decoder, chunk, output_attentions=True).attentions
         finally:
             backend.decoder.set_attn_implementation("sdpa")

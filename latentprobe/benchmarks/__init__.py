@@ -28,6 +28,8 @@ def _check(entry: object) -> str | None:
     for name in ("problem", "size"):
         if not callable(getattr(entry, name, None)):
             return f"a benchmark has functions problem(split, index) and size(split); no {name!r}"
+    if not getattr(entry, "splits", None):
+        return "a benchmark names its splits; no 'splits'"
     return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from latentprobe.errors import ProblemError
 
@@ -141,7 +141,7 @@ def _open(image: ImageLike, index: int) -> Image.Image:
         return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
     except FileNotFoundError:
         raise ProblemError(f"image {index}: no file at {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ProblemError(
             f"image {index}: {path} cannot be read as a picture ({error}); give a PNG, JPEG or "
             "another format Pillow opens"

@@ -6,8 +6,9 @@ Option log-likelihoods, which need no parsing, are the other scorer of every tri
 
 The parser, in order: (1) look inside the last answer span (`<answer> ... </answer>`,
 `\boxed{...}`), or in the whole response where there is none; (2) a letter alone, with or without
-its option's text; (3) an option's text alone; (4) "answer: C" or "answer is C"; (5) the only option
-whose text occurs.
+its option's text; (3) an option's text alone; (4) "answer: C" or "answer is C", where an "A" before
+another word is the article; (5) the only option whose text occurs, unless the response starts with
+another option's letter ("C. red").
 """
 
 import re
@@ -86,14 +87,18 @@ def resolve_option(span: str, options: Sequence[str]) -> str | None:
     if same:
         return same[0]
     stated = re.findall(
-        rf"answer(?:\s+is)?\s*:?\s*\(?([{letters[0]}-{letters[-1]}])\)?(?!\w)", span
+        rf"(?i:answer(?:\s+is)?)\s*:?\s*\(?([{letters[0]}-{letters[-1]}])\)?(?!\w|(?<=A)\s+\w)",
+        span,
     )
     if stated:
         return options[letters.index(stated[-1])]
     inside = [
         o for o in options if re.search(rf"(?<!\w){re.escape(_plain(o))}(?!\w)", _plain(span))
     ]
-    return inside[0] if len(inside) == 1 else None
+    begun = re.match(r"\(?([A-Z])[.:)]", span)
+    if len(inside) != 1 or (begun and begun[1] != letters[options.index(inside[0])]):
+        return None
+    return inside[0]
 
 
 def _by_letter(span: str, letters: Sequence[str], options: Sequence[str]) -> str | None:

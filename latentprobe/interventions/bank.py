@@ -4,7 +4,8 @@
 problems' values. A bank holds them per problem and per row, in float32 on the CPU.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from latentprobe.edits import Activations, Context
 from latentprobe.errors import EditError
+from latentprobe.hookpoints import BLOCK_POINTS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Bank:
     Attributes:
         keys: One name per donor (a problem's content hash).
         tensors: Hook point -> one tensor per donor, rows first ("row ...").
-        steps: Latent step of each row, the same for every donor; None outside slots.
+        steps: Latent step of each position read, donor by donor; None outside slots.
 
     Example:
         >>> acts = Activations({"latent.hook_fed": torch.ones(2, 3)}, (5, 6), ("slot",) * 2, (0, 1))
@@ -41,11 +43,13 @@ class Bank:
         """Make a bank from what `model.read` gave for each donor.
 
         Raises:
-            EditError: There is nothing in it.
+            EditError: There is nothing in it, donors were read at different hook points, or a hook
+                point has no rows to pool (attention weights).
         """
         if not activations:
             raise EditError("a bank needs the activations of at least one trajectory, got none")
         names = list(next(iter(activations.values())))
+        _check_poolable(names, activations)
         tensors = {
             name: tuple(acts[name].detach().float().cpu() for acts in activations.values())
             for name in names
@@ -71,7 +75,9 @@ class Bank:
         """
         if donor not in self.keys:
             raise EditError(f"the bank has no donor {donor!r}; it holds {len(self.keys)} donors")
-        theirs = self.steps[donor]
+        theirs, values = self.steps[donor], self._at(hook)[self.keys.index(donor)]
+        if len(values) != len(theirs):  # the recurrence's own points have rows at slots only
+            theirs = tuple(step for step in theirs if step is not None)
         missing = [step for step in context.steps if step not in theirs or step is None]
         if missing:
             raise EditError(
@@ -79,32 +85,29 @@ class Bank:
                 f"{context.steps}; donors are aligned by latent step, so edit slots only, of "
                 "donors with as many slots"
             )
-        values = self._at(hook)[self.keys.index(donor)]
         return values[[theirs.index(step) for step in context.steps]]
 
     def save(self, path: Path) -> None:
         """Write the bank to one safetensors file."""
         tensors = {
-            f"{hook}|{key}": tensor.contiguous()
+            f"{hook}|{key}": tensor.clone(memory_format=torch.contiguous_format)
             for hook, rows in self.tensors.items()
             for key, tensor in zip(self.keys, rows, strict=True)
         }
-        steps = {
-            f"steps|{key}": ",".join("" if s is None else str(s) for s in self.steps[key])
-            for key in self.keys
-        }
-        save_file(tensors, path, metadata={"keys": ",".join(self.keys), **steps})
+        steps = [self.steps[key] for key in self.keys]
+        metadata = {"keys": json.dumps(self.keys), "steps": json.dumps(steps)}
+        save_file(tensors, path, metadata=metadata)
 
     @classmethod
     def open(cls, path: Path) -> "Bank":
         """Read a bank written by `save`."""
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            keys = tuple(metadata["keys"].split(","))
+            keys = tuple(json.loads(metadata["keys"]))
             hooks = dict.fromkeys(name.split("|")[0] for name in file.keys())  # noqa: SIM118
             tensors = {h: tuple(file.get_tensor(f"{h}|{key}") for key in keys) for h in hooks}
-        steps = {key: _steps(metadata[f"steps|{key}"]) for key in keys}
-        return cls(keys, tensors, steps)
+        steps = [tuple(row) for row in json.loads(metadata["steps"])]
+        return cls(keys, tensors, dict(zip(keys, steps, strict=True)))
 
     def _at(self, hook: str) -> Sequence[Tensor]:
         if hook not in self.tensors:
@@ -114,6 +117,15 @@ class Bank:
         return self.tensors[hook]
 
 
-def _steps(text: str) -> tuple[int | None, ...]:
-    parts: Iterable[str] = text.split(",") if text else ()
-    return tuple(int(part) if part else None for part in parts)
+def _check_poolable(names: Sequence[str], activations: dict[str, Activations]) -> None:
+    """Refuse what cannot be averaged or exchanged between trajectories, row by row."""
+    for name in names:
+        kind = BLOCK_POINTS.get(name.split(".", 2)[-1])
+        if kind is not None and kind.axes[0] != "pos":
+            raise EditError(
+                f"{name} has no rows to pool: its axes are {kind.axes}, and keys differ between "
+                "trajectories; make the bank at other hook points"
+            )
+        without = [key for key, acts in activations.items() if name not in acts]
+        if without:
+            raise EditError(f"donor {without[0]!r} was not read at {name!r}; read all donors alike")

@@ -3,4 +3,16 @@
 from latentprobe.methods.detect import detect, resolve_tokens
 from latentprobe.methods.spec import AnswerSpec, MethodSpec, PromptSpec, methods
 
-__all__ = ["AnswerSpec", "MethodSpec", "PromptSpec", "detect", "methods", "resolve_tokens"]
+names, get, register = methods.names, methods.get, methods.register
+
+__all__ = [
+    "AnswerSpec",
+    "MethodSpec",
+    "PromptSpec",
+    "detect",
+    "get",
+    "methods",
+    "names",
+    "register",
+    "resolve_tokens",
+]

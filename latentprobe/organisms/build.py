@@ -1,4 +1,4 @@
-"""An untrained organism: the real Qwen2.5-VL architecture, a 40-word tokenizer, an image processor.
+"""An untrained organism: the real Qwen2.5-VL architecture, a 29-word tokenizer, an image processor.
 
 The three parts are what a published 7B checkpoint has, only smaller, and are saved in the ordinary
 Hugging Face layout (config.json, model.safetensors, tokenizer, preprocessor_config.json), so that

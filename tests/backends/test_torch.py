@@ -1,4 +1,4 @@
-"""The torch backend against a decoder written by hand, and against the model's own eager forward."""
+"""The torch backend against a decoder by hand, and against the model's own eager forward."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -290,7 +290,7 @@ def test_an_edit_of_some_heads_leaves_the_others_alone(case, naive_decode, kind,
 
 @pytest.mark.parametrize("kind", ["attn.hook_k", "attn.hook_v"])
 def test_heads_that_share_keys_or_values_and_are_edited_apart_are_refused(case, kind):
-    with pytest.raises(EditError, match="4 query heads on 2 key-value heads.*whole groups alike"):
+    with pytest.raises(EditError, match=r"4 query heads on 2 key-value heads.*whole groups alike"):
         case(4, 2).run(Edit(f"blocks.0.{kind}", where=SLOTS, do=halve, heads=[0]))
     states, _ = case(4, 4).run(Edit(f"blocks.0.{kind}", where=SLOTS, do=halve, heads=[0]))
     assert not torch.equal(states, case(4, 4).run()[0])
@@ -384,7 +384,9 @@ def test_heads_and_layers_that_do_not_exist_are_refused(case, asked, match):
 
 def test_a_write_to_the_latent_state_is_refused_in_a_replay(case):
     plan = Plan((Edit("latent.hook_state", where=SLOTS, do=halve),))
-    with pytest.raises(EditError, match="would change nothing; edit latent.hook_fed, or generate"):
+    with pytest.raises(
+        EditError, match=r"would change nothing; edit latent\.hook_fed, or generate"
+    ):
         case().backend.session(plan, replaying=True).__enter__()
 
 
@@ -523,7 +525,7 @@ def test_nothing_stays_behind_when_the_third_of_five_names_is_wrong(case, count_
         "hook_mlp_out",
     ]
     asked = [Edit(f"blocks.0.{name}", where=SLOTS, do=halve) for name in names]
-    with pytest.raises(UnknownNameError, match="Did you mean 'blocks.0.hook_resid_post'"):
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'blocks\.0\.hook_resid_post'"):
         here.run(*asked)
     with pytest.raises(UnknownNameError, match="unknown hook point"):
         here.run(Edit([f"blocks.0.{name}" for name in names], where=SLOTS, do=halve))

@@ -14,7 +14,7 @@ from latentprobe.studies.conditions import (
     conditions,
     resolve,
 )
-from latentprobe.tokens import ANSWER, CLOSE, FORMAT, IMAGE, REASONING, SLOTS, Layout
+from latentprobe.tokens import ANSWER, CLOSE, FORMAT, IMAGE, REASONING, SLOTS, Layout, Segment
 from latentprobe.trajectory import Structure
 
 NAMES = [
@@ -145,7 +145,7 @@ def test_cut_slots_image_cuts_slots_from_the_image_in_all_layers_and_heads():
 def test_cut_answer_slots_cuts_everything_after_the_slots_from_them():
     cut = only_cut("cut-answer-slots")
     roles = ("image", "question", "open", "slot", "close", "reasoning", "format", "answer")
-    layout = Layout(roles, 2, ())
+    layout = Layout(roles, 2, (Segment(2, (3,), 4),))
     assert layout.positions(cut.queries) == layout.positions(CLOSE | REASONING | FORMAT | ANSWER)
     assert layout.positions(cut.queries) == [4, 5, 6, 7]
     assert (layout.positions(cut.keys), cut.layers, cut.heads) == ([3], None, None)
@@ -203,7 +203,7 @@ def test_standard_can_stand_in_a_list_beside_others():
 
 
 def test_an_unknown_condition_is_offered_the_nearest():
-    with pytest.raises(UnknownNameError, match="unknown condition 'markers-onyl'.*'markers-only'"):
+    with pytest.raises(UnknownNameError, match=r"unknown condition 'markers-onyl'.*'markers-only'"):
         resolve("zero,markers-onyl")
 
 
@@ -222,5 +222,5 @@ def test_a_users_condition_can_be_registered_and_then_named():
         assert resolve("mine")[1] is mine
     finally:
         conditions.unregister("mine")
-    with pytest.raises(PluginError, match="a condition is a studies.Condition"):
+    with pytest.raises(PluginError, match=r"a condition is a studies\.Condition"):
         conditions.register("wrong", "a string")  # pyright: ignore[reportArgumentType]
