@@ -1,5 +1,6 @@
 """Attention to the image: numbers by hand, and against an eager forward of the same weights."""
 
+import itertools
 import math
 from collections import defaultdict
 
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from latentprobe.analyses import AttentionProfile, attention_profile, image_entropy
-from latentprobe.analyses.attention import RESPONSE_ROLES
+from latentprobe.analyses.attention import MASS_FLOOR, RESPONSE_ROLES
 from latentprobe.benchmarks import Problem
 from latentprobe.edits import Activations
 from latentprobe.errors import SubsetError
@@ -72,30 +73,31 @@ def eager_attention(trajectory) -> torch.Tensor:
 
 
 def test_the_profile_is_that_of_an_eager_forward_computed_in_plain_loops(trajectories, profile):
-    found = defaultdict(list)
+    found, masses = defaultdict(list), defaultdict(list)
     for trajectory in trajectories:
-        roles, whole = trajectory.layout.roles, eager_attention(trajectory)
+        roles, whole = trajectory.layout.roles, eager_attention(trajectory).double().numpy()
         image = [p for p, role in enumerate(roles) if role == "image"]
-        for layer, heads in enumerate(whole.double().numpy()):
-            for head, rows in enumerate(heads):
-                for query in range(trajectory.layout.n_prompt, len(roles)):
-                    weights = rows[query, image]
-                    entropy = scipy.stats.entropy(weights)
-                    found[layer, head, roles[query]].append((
-                        entropy,
-                        entropy / math.log(len(image)),
-                        1 - entropy / math.log(len(image)),
-                        math.exp(entropy),
-                        weights.sum(),
-                    ))
+        response = range(trajectory.layout.n_prompt, len(roles))
+        for layer, head, query in itertools.product(range(3), range(4), response):
+            weights = whole[layer, head, query, image]
+            masses[layer, head, roles[query]].append(weights.sum())
+            if weights.sum() >= MASS_FLOOR:
+                entropy = scipy.stats.entropy(weights)
+                share = entropy / math.log(len(image))
+                measures = (entropy, share, 1 - share, math.exp(entropy))
+                found[layer, head, roles[query]].append(measures)
     frame = profile.frame.set_index(["layer", "head", "role"])
-    assert sum(frame["skipped"]) == 0
-    assert set(frame.index) == set(found)
-    for key, rows in found.items():
-        row = frame.loc[key]
-        assert row["queries"] == len(rows)
-        measured = row[[*ENTROPIES, "image_mass"]].to_numpy(float)
-        np.testing.assert_allclose(measured, np.mean(rows, axis=0), atol=1e-5)
+    assert set(frame.index) == set(masses)
+    assert 0 < sum(frame["skipped"]) < sum(frame["queries"]) / 2
+    for key, mass in masses.items():
+        row, kept = frame.loc[key], found[key]
+        assert (row["queries"], row["skipped"]) == (len(mass), len(mass) - len(kept))
+        assert row["image_mass"] == pytest.approx(np.mean(mass), abs=1e-5)
+        if kept:
+            measured = row[ENTROPIES].to_numpy(float)
+            np.testing.assert_allclose(measured, np.mean(kept, axis=0), atol=1e-5)
+        else:
+            assert list(row[ENTROPIES]) == [None] * 4
 
 
 def test_every_role_of_the_response_is_there_once_per_layer_and_head(profile, trajectories):

@@ -407,7 +407,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("asked", ASKED, ids=str)
+@pytest.mark.parametrize("asked", ASKED, ids=lambda ask: ask.label)
 def test_a_knockout_removes_exactly_the_edges_asked_for(case, naive_decode, asked, attention):
     here = case(attention=attention)
     removed = edges(here, asked.queries, asked.keys)
@@ -426,7 +426,9 @@ def test_a_knockout_removes_exactly_the_edges_asked_for(case, naive_decode, aske
     assert not torch.allclose(states, here.run()[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("asked", [ask for ask in ASKED if ask.layers is None], ids=str)
+@pytest.mark.parametrize(
+    "asked", [ask for ask in ASKED if ask.layers is None], ids=lambda ask: ask.label
+)
 def test_a_knockout_is_the_eager_model_given_an_explicit_mask(case, tiny, asked):
     here = case()
     removed = edges(here, asked.queries, asked.keys)

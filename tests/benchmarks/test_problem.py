@@ -168,7 +168,14 @@ def test_labels_evidence_and_twins_do_not_change_the_key():
     assert problem(answer="A").key == problem().key
 
 
-@given(st.lists(st.text(max_size=3), min_size=1, max_size=4, unique=True))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+        min_size=1,
+        max_size=4,
+        unique=True,
+    )
+)
 def test_the_key_is_stable_and_knows_the_order_of_options(options: list[str]):
     made = Problem("q", options=options)
     assert made.key == Problem("q", options=tuple(options)).key

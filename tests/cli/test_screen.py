@@ -1,3 +1,5 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -8,6 +10,7 @@ from latentprobe.organisms import get
 from latentprobe.plots.theme import ROLE_COLOURS
 from latentprobe.report import StudyPage
 from latentprobe.report.content import SUMMARY_COLUMNS
+from latentprobe.tokens import Layout
 
 
 @pytest.fixture(autouse=True)
@@ -88,19 +91,17 @@ def test_the_strip_shows_every_response_token_and_a_legend(mediated, problems):
 
 
 def test_a_long_run_of_image_tokens_is_collapsed(marker_only, problems):
-    from PIL import Image
+    made = marker_only.generate(problems[0], keep_logits=False, max_new_tokens=1)
 
-    from latentprobe.benchmarks import Problem
+    def strip(images: int) -> str:
+        first = made.layout.roles.index("image")
+        ids = (*[made.token_ids[first]] * images, made.token_ids[-1])
+        layout = Layout((*["image"] * images, "open"), images, ())
+        longer = dataclasses.replace(made, token_ids=ids, layout=layout)
+        return screen.token_strip(marker_only, longer).plain.split("\n")[0]
 
-    def strip(side: int) -> str:
-        asked = Problem(problems[0].question, [Image.new("RGB", (side, side))])
-        made = marker_only.generate(asked, keep_logits=False, max_new_tokens=2)
-        return screen.token_strip(marker_only, made).plain
-
-    assert " image x 9 " in strip(84)
-    assert strip(84).count("image_pad") == 0
-    assert " image x " not in strip(56)
-    assert strip(56).count("image_pad") == 4
+    assert strip(5) == " image x 5  <|organism_open|> "
+    assert strip(4) == " <|image_pad|> " * 4 + " <|organism_open|> "
 
 
 def test_a_model_card_says_what_the_model_is(capsys, mediated):

@@ -248,6 +248,14 @@ def test_what_the_slots_hold_changes_the_loss(model, batch: Batch):
     assert loss(model, batch, training.FULL, hide=True) != values[0]
 
 
+def test_under_the_mask_the_loss_knows_the_picture_through_slots_only(model, batch: Batch):
+    other = with_other_pictures(batch)
+    for form in (training.MARKERS, training.TEMPLATE, training.PLAIN):
+        assert loss(model, batch, form, hide=True) == loss(model, other, form, hide=True)
+    for form in (training.FULL, training.NOISE, training.DONOR):
+        assert loss(model, batch, form, hide=True) != loss(model, other, form, hide=True)
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
