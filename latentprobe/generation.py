@@ -123,14 +123,14 @@ class Prefill:
 def prefill(parts: Parts, session: Session, prompt: Prompt) -> Prefill:
     """Run a prompt and keep its cache."""
     cache = parts.backend.new_cache()
-    layout = Layout(prompt.roles, len(prompt.roles), (), prompt.images)
+    layout = Layout(prompt.roles, len(prompt.roles), (), prompt.images, growing=True)
     chunk = Chunk(prompt.encoded.embeds, prompt.encoded.rotary, 0, layout)
     return Prefill(prompt, cache, session.forward(chunk, cache)[-1])
 
 
 def touches_prompt(edits: Sequence[Edit | Knockout], prompt: Prompt) -> bool:
     """Return whether an edit acts on the prompt itself, so that a prefill cannot be shared."""
-    layout = Layout(prompt.roles, len(prompt.roles), (), prompt.images)
+    layout = Layout(prompt.roles, len(prompt.roles), (), prompt.images, growing=True)
     wheres = [edit.queries if isinstance(edit, Knockout) else edit.where for edit in edits]
     return any(where.mask(layout).any() for where in wheres)
 
@@ -187,17 +187,19 @@ class Response:
     def _opening(self) -> list[int]:
         """Return the ids that are written without asking at the start of the response."""
         tokens, spec = self.parts.tokens, self.parts.spec
+        template = list(self.parts.template) if self.structure.template == "forced" else []
         if tokens and spec and spec.entry == "forced" and self.structure.markers:
-            return [tokens.open]
-        return list(self.parts.template) if self.structure.template == "forced" else []
+            return [tokens.open, *template]
+        return template
 
     def _choose(self) -> int:
-        logits = self.parts.backend.logits(self.state[None])[0]
-        banned = self._banned()
-        if banned:
-            logits = logits.clone()
-            logits[banned] = -torch.inf
-        return self.decoding.choose(logits, self.generator)
+        logits = self.parts.backend.logits(self.state[None])[0].clone()
+        logits[self._banned()] = -torch.inf
+        token = self.decoding.choose(logits, self.generator)
+        while self.structure.template == "banned" and self.answering.opens(token):
+            logits[token] = -torch.inf
+            token = self.decoding.choose(logits, self.generator)
+        return token
 
     def _banned(self) -> list[int]:
         tokens, spec, banned = self.parts.tokens, self.parts.spec, []
@@ -206,11 +208,6 @@ class Response:
                 banned = [tokens.open, tokens.slot, tokens.close]
             elif spec.max_segments is not None and self.segments >= spec.max_segments:
                 banned = [tokens.open]
-        template = self.parts.template
-        if self.structure.template == "banned" and template:
-            before = len(template) - 1
-            if not before or tuple(self.ids[-before:]) == template[:-1]:
-                banned = [*banned, template[-1]]
         return banned
 
     def _opens(self, token: int) -> bool:
@@ -238,9 +235,9 @@ class Response:
         assert spec is not None
         assert tokens is not None
         for own in ids:
-            self._slot(own)
             if spec.end == "predicted" and self._choose() == tokens.close:
                 return True
+            self._slot(own)
         return spec.close_forced
 
     def _slot(self, own: int | None) -> None:
@@ -253,7 +250,7 @@ class Response:
         state = self.state
         self._room()
         self.builder.append("slot")
-        layout = self.builder.build()
+        layout = self.builder.build(growing=True)
         edited = self.session.edit_latent("latent.hook_state", state[None], layout)
         fed = self.session.edit_latent("latent.hook_fed", edited, layout)[0]
         self.latent_states.append(state)
@@ -286,21 +283,21 @@ class Response:
         self.builder.append(role)
         self._run(vector, token)
 
-    def _run(self, vector: Float[Tensor, " d_model"], token: int) -> None:
+    def _run(self, vector: Float[Tensor, " d_model"], token: int, *, count: bool = True) -> None:
         """Run the position that was just added to the layout."""
         self.ids.append(token)
         position = len(self.builder.roles) - 1
         rotary = torch.full(
             (self.parts.backend.rotary_axes, 1), position + self.start.prompt.encoded.offset
         ).to(vector.device)
-        chunk = Chunk(vector[None], rotary, position, self.builder.build())
-        self.states.append(self.session.forward(chunk, self.cache)[-1])
+        chunk = Chunk(vector[None], rotary, position, self.builder.build(growing=True))
+        self.states.append(self.session.forward(chunk, self.cache, count=count)[-1])
 
     def close_off(self) -> None:
         """Run the end token too, so that every response position has logits."""
         if len(self.states) < len(self.ids):
             token = self.ids.pop()
-            self._run(self._embed(token), token)
+            self._run(self._embed(token), token, count=False)
 
 
 class Answering:
@@ -310,13 +307,22 @@ class Answering:
         self.parts = parts
         self.text = ""
 
+    def opens(self, token: int) -> bool:
+        """Return whether the next token would complete the template's opening."""
+        spec = self.parts.spec
+        opening = spec.answer.open if spec else ""
+        return bool(opening) and self._with(token).count(opening) > self.text.count(opening)
+
+    def _with(self, token: int) -> str:
+        return self.text + (self.parts.joiner if self.text else "") + self.parts.piece(token)
+
     def role(self, token: int) -> str:
         """Return the role of the next ordinary token as far as it can be known now."""
         spec = self.parts.spec
         if spec is None:
             return "reasoning"
         before = self.text
-        self.text += (self.parts.joiner if before else "") + self.parts.piece(token)
+        self.text = self._with(token)
         opened, after = before.rfind(spec.answer.open), self.text.rfind(spec.answer.open)
         if after > opened:
             return "format"
@@ -466,6 +472,21 @@ def check_applied(edits: Sequence[Edit | Knockout], applied: Sequence[int]) -> N
                 f"edit {number} ({edit.label}) was applied at no position: its subset is empty on "
                 "this response, or the hook point did not fire there. Choose another subset, or "
                 "say allow_empty=True if that is meant"
+            )
+
+
+def check_known_in_the_loop(edits: Sequence[Edit | Knockout]) -> None:
+    """Refuse subsets that only a finished sequence can resolve.
+
+    Raises:
+        EditError: A subset counts from the end, which is not known while generating.
+    """
+    for edit in edits:
+        wheres = (edit.queries, edit.keys) if isinstance(edit, Knockout) else (edit.where,)
+        if any(where.counts_from_the_end for where in wheres):
+            raise EditError(
+                f"{edit.label} counts from the end, which is not known while generating; count "
+                "from 0, or make the edit in a replay"
             )
 
 

@@ -27,6 +27,7 @@ from latentprobe.generation import (
     Prefill,
     Response,
     check_applied,
+    check_known_in_the_loop,
     finish,
     make_plan,
     option_ids,
@@ -129,6 +130,7 @@ class LatentModel:
             >>> t.text, len(t.latents), t.stop_reason
             ('<|organism_open|> <|organism_close|> <answer> yellow </answer>', 2, 'end')
         """
+        check_known_in_the_loop(edits)
         decoding = decoding or Decoding(max_new_tokens=max_new_tokens)
         reused = shared if shared is not None and not touches_prompt(edits, shared.prompt) else None
         prompt = reused.prompt if reused else shared.prompt if shared else self.prepare(problem)

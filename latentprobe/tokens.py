@@ -68,6 +68,7 @@ class Layout:
         n_prompt: Number of prompt positions; the response starts there.
         segments: The latent spans, in order.
         images: The patch grid of each image, in order.
+        growing: The response is still being generated: positions may come after these.
 
     Example:
         >>> layout = Layout(("image", "question", "open", "slot", "slot", "close", "answer"), 2,
@@ -80,6 +81,7 @@ class Layout:
     n_prompt: int
     segments: tuple[Segment, ...] = ()
     images: tuple[ImageGrid, ...] = ()
+    growing: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.roles) - set(ROLES))
@@ -127,9 +129,19 @@ class Layout:
 class Subset:
     """A rule that chooses positions on any layout; combine with `|`, `&` and `~`."""
 
+    @property
+    def parts(self) -> tuple["Subset", ...]:
+        """The subsets it is made of."""
+        return ()
+
     def mask(self, layout: Layout) -> np.ndarray:
         """Return a boolean per position of the layout."""
         raise NotImplementedError
+
+    @property
+    def counts_from_the_end(self) -> bool:
+        """Whether it can only be resolved once the whole sequence is there (`SLOTS[-1]`)."""
+        return any(part.counts_from_the_end for part in self.parts)
 
     def __or__(self, other: "Subset") -> "Subset":
         return _Either(self, _subset(other))
@@ -196,6 +208,12 @@ class _Slots(Subset):
             chosen[list(segment.slots[slice(self.start, self.stop, self.stride)])] = True
         return chosen
 
+    @property
+    def counts_from_the_end(self) -> bool:
+        return any(
+            value is not None and value < 0 for value in (self.start, self.stop, self.stride)
+        )
+
     def __str__(self) -> str:
         if (self.start, self.stop, self.stride) == (None, None, None):
             return "slot"
@@ -215,6 +233,10 @@ class _SegmentNumber(Subset):
             chosen[[*ends, *segment.slots]] = True
         return chosen
 
+    @property
+    def counts_from_the_end(self) -> bool:
+        return self.index < 0
+
     def __str__(self) -> str:
         return f"segment({self.index})"
 
@@ -225,14 +247,18 @@ class _Positions(Subset):
 
     def mask(self, layout: Layout) -> np.ndarray:
         outside = [p for p in self.chosen if not -len(layout) <= p < len(layout)]
-        if outside:
+        if outside and not layout.growing:
             raise SubsetError(
                 f"positions {outside} are outside the sequence of {len(layout)} positions; "
                 f"positions run from 0 to {len(layout) - 1} (negative ones count from the end)"
             )
         mask = np.zeros(len(layout), dtype=bool)
-        mask[list(self.chosen)] = True
+        mask[[position for position in self.chosen if position not in outside]] = True
         return mask
+
+    @property
+    def counts_from_the_end(self) -> bool:
+        return any(position < 0 for position in self.chosen)
 
     def __str__(self) -> str:
         return f"positions({list(self.chosen)})"
@@ -275,6 +301,10 @@ class _Either(Subset):
     def mask(self, layout: Layout) -> np.ndarray:
         return self.left.mask(layout) | self.right.mask(layout)
 
+    @property
+    def parts(self) -> tuple[Subset, ...]:
+        return self.left, self.right
+
     def __str__(self) -> str:
         return f"({self.left} | {self.right})"
 
@@ -287,6 +317,10 @@ class _Both(Subset):
     def mask(self, layout: Layout) -> np.ndarray:
         return self.left.mask(layout) & self.right.mask(layout)
 
+    @property
+    def parts(self) -> tuple[Subset, ...]:
+        return self.left, self.right
+
     def __str__(self) -> str:
         return f"({self.left} & {self.right})"
 
@@ -297,6 +331,10 @@ class _Not(Subset):
 
     def mask(self, layout: Layout) -> np.ndarray:
         return ~self.inner.mask(layout)
+
+    @property
+    def parts(self) -> tuple[Subset, ...]:
+        return (self.inner,)
 
     def __str__(self) -> str:
         return f"~{self.inner}"
@@ -396,7 +434,7 @@ class LayoutBuilder:
         """Return whether the last segment has not been closed yet."""
         return bool(self._segments) and self._segments[-1]["close"] is None
 
-    def build(self) -> Layout:
-        """Return the layout as it stands."""
+    def build(self, *, growing: bool = False) -> Layout:
+        """Return the layout as it stands; `growing` when positions may still come."""
         segments = (Segment(s["open"], tuple(s["slots"]), s["close"]) for s in self._segments)
-        return Layout(tuple(self.roles), self.n_prompt, tuple(segments), self.images)
+        return Layout(tuple(self.roles), self.n_prompt, tuple(segments), self.images, growing)

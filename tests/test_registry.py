@@ -101,7 +101,8 @@ def test_an_unknown_name_offers_the_nearest(numbers: Registry):
 
 def test_a_plug_in_is_found_through_its_entry_point(numbers: Registry, plug):
     plug(("uno", "some_numbers:ONE"))
-    assert numbers.names() == ["one", "uno"]
+    for _ in range(2):
+        assert numbers.names() == ["one", "uno"]
     assert numbers.get("uno") == 1
 
 

@@ -381,8 +381,10 @@ class TorchSession:
             if rows.local:
                 index = [place[row] for row in rows.local]
                 context = self._context(point, rows.positions, self._now.layout, number)
+                edited = apply_edit(edit, weights[:, index], context)
+                _refuse_the_future(edit, edited, rows.positions)
                 weights = weights.clone()
-                weights[:, index] = apply_edit(edit, weights[:, index], context)
+                weights[:, index] = edited
                 self._count(number, rows.positions)
         if point.name in self.reads:
             index = [place[row] for row in self._rows(self.plan.where).local]
@@ -393,6 +395,18 @@ class TorchSession:
         edit = self.plan.edits[number]
         assert isinstance(edit, Edit)
         return edit
+
+
+def _refuse_the_future(edit: Edit, weights: Tensor, positions: tuple[int, ...]) -> None:
+    """Refuse attention weights ("head query key") on keys that come after the query."""
+    keys = torch.arange(weights.shape[-1], device=weights.device)
+    later = keys[None] > torch.tensor(positions, device=weights.device)[:, None]
+    if bool((weights * later).any()):
+        raise EditError(
+            f"{edit.label}: the edited pattern puts weight on keys after the query, which the model "
+            "cannot attend to; keep zero where the activation is zero, for instance by multiplying "
+            "by (activation > 0)"
+        )
 
 
 class _LayerAttention:

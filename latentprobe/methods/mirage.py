@@ -11,9 +11,11 @@ MIRAGE = MethodSpec(
     config_keys={"latent_start_id": "open", "latent_token_id": "slot", "latent_end_id": "close"},
     slots=8,
     end="predicted",
+    close_forced=True,
     max_segments=1,
     prompt=PromptSpec(assistant="<|im_start|>assistant"),
     answer=AnswerSpec("\\boxed{", "}"),
-    notes="the published loop never leaves a second segment, so one is the limit; its prompt opens "
+    notes="ILVR checkpoints carry the same tokens and config keys and are recognised as this; they "
+    "may hold several segments (max_segments=None). The published loop never leaves a second segment, so one is the limit; its prompt opens "
     "the assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9)",
 )

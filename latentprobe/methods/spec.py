@@ -66,8 +66,8 @@ class MethodSpec:
         first_latent: `after_open` (the marker is embedded; its state is the first latent) or
             `at_open` (the state that predicted the marker replaces the marker's own embedding).
         slots: Number of slots in a segment, or its cap.
-        end: `fixed` (exactly `slots`) or `predicted` (when the model predicts the closing marker,
-            at most `slots`).
+        end: `fixed` (exactly `slots`) or `predicted` (before each slot the model is asked; when it
+            predicts the closing marker the span ends, after `slots` at the latest).
         close_forced: Whether the closing marker is written after a full segment without asking.
         max_segments: Most segments in one response; None for no limit.
         ids: What stands in the sequence of ids at slots: the `slot` token, or the `argmax` of the
