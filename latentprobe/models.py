@@ -19,8 +19,9 @@ from torch import Tensor
 from latentprobe.architectures import Architecture
 from latentprobe.backends import Chunk, Plan, backends
 from latentprobe.benchmarks import Problem
+from latentprobe.conditions import Condition, conditions
 from latentprobe.edits import Activations, Edit, Knockout
-from latentprobe.errors import EmptySubsetError, ModelError
+from latentprobe.errors import EditError, EmptySubsetError, ModelError
 from latentprobe.generation import (
     Decoding,
     Parts,
@@ -28,9 +29,7 @@ from latentprobe.generation import (
     Response,
     check_applied,
     check_known_in_the_loop,
-    finish,
     make_plan,
-    option_ids,
     prefill,
     touches_prompt,
 )
@@ -38,6 +37,7 @@ from latentprobe.hookpoints import HookPoint, HookPoints
 from latentprobe.loading import Checkpoint, open_checkpoint
 from latentprobe.methods import MethodSpec, detect, methods, resolve_tokens
 from latentprobe.prompts import Prompt, Prompter
+from latentprobe.reading import finish, option_ids
 from latentprobe.scoring import OptionScorer
 from latentprobe.tokens import ALL, Subset
 from latentprobe.trajectory import Replay, Structure, Trajectory
@@ -96,6 +96,7 @@ class LatentModel:
         seed: int = 0,
         max_new_tokens: int = 64,
         edits: Edits = (),
+        condition: str | Condition | None = None,
         structure: Structure | None = None,
         decoding: Decoding | None = None,
         shared: Prefill | None = None,
@@ -110,6 +111,9 @@ class LatentModel:
                 given.
             edits: Edits and knockouts, carried out in this order at every step. Roles that only the
                 finished text can tell (answer, format) are those known at the time.
+            condition: A condition or its name (`markers-only`, `cut-slots-image`): its structure,
+                and its edits before `edits`. Conditions that need other problems' activations
+                (`mean`, donors) belong to `diagnose`.
             structure: Which parts of the response are there; None for the method as published.
             decoding: How tokens are chosen; None is greedy.
             shared: The problem's prefill, if it was run before; used unless an edit acts on the
@@ -121,7 +125,9 @@ class LatentModel:
 
         Raises:
             EmptySubsetError: An edit was applied nowhere and does not allow it.
-            EditError: An edit cannot be carried out as asked.
+            EditError: An edit cannot be carried out as asked, or both a condition and a structure
+                were given.
+            UnknownNameError: No such condition.
 
         Example:
             >>> from latentprobe.benchmarks import load as problems
@@ -130,6 +136,8 @@ class LatentModel:
             >>> t.text, len(t.latents), t.stop_reason
             ('<|organism_open|> <|organism_close|> <answer> yellow </answer>', 2, 'end')
         """
+        if condition is not None:
+            structure, edits = _with_condition(condition, structure, edits)
         check_known_in_the_loop(edits)
         decoding = decoding or Decoding(max_new_tokens=max_new_tokens)
         reused = shared if shared is not None and not touches_prompt(edits, shared.prompt) else None
@@ -250,6 +258,18 @@ class LatentModel:
     def __repr__(self) -> str:
         method = self.method.name if self.method else "none"
         return f"LatentModel({self.name}, method={method}, {len(self.hook_points)} hook points)"
+
+
+def _with_condition(
+    condition: str | Condition, structure: Structure | None, edits: Edits
+) -> tuple[Structure, tuple[Edit | Knockout, ...]]:
+    """Return the structure and all edits of a named condition and a caller's own edits."""
+    known = conditions.get(condition) if isinstance(condition, str) else condition
+    if structure is not None:
+        raise EditError(
+            f"condition {known.name!r} has a structure of its own; give one or the other"
+        )
+    return known.structure, (*known.edits(None, None), *edits)
 
 
 class _Replaying:

@@ -126,7 +126,7 @@ def attention_profile(
 
 
 def _none_for_nan(frame: pd.DataFrame) -> pd.DataFrame:
-    holes = [name for name in frame.columns if frame[name].isna().any()]
+    holes = [str(name) for name, empty in frame.isna().any().items() if empty]
     return frame.astype(dict.fromkeys(holes, object)).where(frame.notna(), None)
 
 

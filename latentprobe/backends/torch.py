@@ -5,7 +5,7 @@ exit, also when something fails half-way; outside a session the model is exactly
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -398,14 +398,14 @@ class TorchSession:
 
 
 def _refuse_the_future(edit: Edit, weights: Tensor, positions: tuple[int, ...]) -> None:
-    """Refuse attention weights ("head query key") on keys that come after the query."""
+    """Refuse attention weights on keys that come after the query."""
     keys = torch.arange(weights.shape[-1], device=weights.device)
     later = keys[None] > torch.tensor(positions, device=weights.device)[:, None]
     if bool((weights * later).any()):
         raise EditError(
-            f"{edit.label}: the edited pattern puts weight on keys after the query, which the model "
-            "cannot attend to; keep zero where the activation is zero, for instance by multiplying "
-            "by (activation > 0)"
+            f"{edit.label}: the edited pattern puts weight on keys after the query, which the "
+            "model cannot attend to; keep zero where the activation is zero, for instance by "
+            "multiplying by (activation > 0)"
         )
 
 
@@ -413,9 +413,14 @@ class _LayerAttention:
     """One layer's `AttentionHandler`: asks the session."""
 
     def __init__(self, session: TorchSession, layer: int) -> None:
-        self.session = session
-        self.layer = layer
+        self.session, self.layer = session, layer
         self.point = session.backend.hook_points[f"blocks.{layer}.attn.hook_pattern"]
-        self.blocked: Callable[[], Tensor | None] = partial(session.blocked, layer)
-        self.rows: Callable[[], list[int]] = partial(session.pattern_rows, self.point)
-        self.pattern: Callable[[Tensor], Tensor] = partial(session.visit_pattern, self.point)
+
+    def blocked(self) -> Bool[Tensor, "head query key"] | None:
+        return self.session.blocked(self.layer)
+
+    def rows(self) -> list[int]:
+        return self.session.pattern_rows(self.point)
+
+    def pattern(self, weights: Float[Tensor, "head query key"]) -> Tensor:
+        return self.session.visit_pattern(self.point, weights)

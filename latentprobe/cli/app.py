@@ -136,7 +136,7 @@ def diagnose(
     from latentprobe.benchmarks import load as load_problems
 
     problems = load_problems(benchmark, split=split, limit=limit)
-    from latentprobe.studies.conditions import resolve
+    from latentprobe.conditions import resolve
 
     chosen = resolve(conditions)
     loaded = _load(model, method, threads)
@@ -190,12 +190,10 @@ def train_organism(
     from latentprobe.organisms import get
 
     get(name)
-    from latentprobe.organisms.training import RECIPES, train
+    from latentprobe.organisms.training import train
 
-    start = RECIPES[name].start
     folder = out or Path("runs/organisms") / name
-    source = get(start).folder if start else None
-    train(name, folder, start=source, report=screen.training_step)
+    train(name, folder, report=screen.training_step)
     screen.wrote(f"organism {name}", folder)
 
 

@@ -78,6 +78,11 @@ class Bank:
         theirs, values = self.steps[donor], self._at(hook)[self.keys.index(donor)]
         if len(values) != len(theirs):  # the recurrence's own points have rows at slots only
             theirs = tuple(step for step in theirs if step is not None)
+        if len(set(theirs)) != len(theirs):
+            raise EditError(
+                f"{context.hook}: the donor has latent steps {theirs}, several segments; "
+                "donors are aligned by the step inside one segment"
+            )
         missing = [step for step in context.steps if step not in theirs or step is None]
         if missing:
             raise EditError(

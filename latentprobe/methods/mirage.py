@@ -15,7 +15,8 @@ MIRAGE = MethodSpec(
     max_segments=1,
     prompt=PromptSpec(assistant="<|im_start|>assistant"),
     answer=AnswerSpec("\\boxed{", "}"),
-    notes="ILVR checkpoints carry the same tokens and config keys and are recognised as this; they "
-    "may hold several segments (max_segments=None). The published loop never leaves a second segment, so one is the limit; its prompt opens "
-    "the assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9)",
+    notes="before each slot the model is asked for the end, after eight it is forced; the "
+    "published loop never leaves a second segment, so one is the limit; its prompt opens the "
+    "assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9). ILVR checkpoints carry "
+    "the same tokens and are recognised as this: give max_segments=None for them",
 )

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from latentprobe.benchmarks import mini_attribute
-from latentprobe.organisms import build
+from latentprobe.organisms import build, cards
 
 SLOTS = 2
 
@@ -132,6 +132,7 @@ class Pool:
     def batches(self, size: int, seed: int) -> Iterator[Batch]:
         """Yield batches for ever, each problem once per pass."""
         generator = torch.Generator().manual_seed(seed)
+        assert size <= len(self.prompt), f"a batch of {size} from a pool of {len(self.prompt)}"
         while True:
             for rows in torch.randperm(len(self.prompt), generator=generator).split(size):
                 if len(rows) == size:
@@ -284,12 +285,15 @@ def train(
     Args:
         name: A key of `RECIPES`.
         folder: Where the organism is written.
-        start: Checkpoint folder of the recipe's starting organism; None for random weights.
+        start: Checkpoint to start from; None takes what the recipe says (the shipped organism,
+            or random weights).
         batch_size: Problems per step.
         pool: Number of training problems drawn.
         report: Called every 50 steps with (step, mean loss in nats, seconds so far).
     """
     recipe = RECIPES[name]
+    if start is None and recipe.start is not None:
+        start = cards.get(recipe.start).folder
     torch.set_num_threads(1)
     model = _starting_model(recipe, start)
     batches = Pool(pool).batches(batch_size, recipe.seed)

@@ -17,12 +17,12 @@ import pandas as pd
 
 from latentprobe.analyses import attention_profile
 from latentprobe.benchmarks import Problem
+from latentprobe.conditions import FED, KEYS_AND_VALUES, Condition, resolve
 from latentprobe.errors import LatentProbeError, ProblemError, StudyMismatchError
 from latentprobe.generation import Decoding, Prefill
 from latentprobe.interventions import Bank
 from latentprobe.models import LatentModel
 from latentprobe.records import RecordStore, content_key
-from latentprobe.studies.conditions import FED, KEYS_AND_VALUES, Condition, resolve
 from latentprobe.studies.diagnosis import ATTENTION, Diagnosis
 from latentprobe.studies.donors import Candidate, different_answer
 from latentprobe.studies.example import keep_example

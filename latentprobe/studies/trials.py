@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from latentprobe.benchmarks import Problem
+from latentprobe.conditions import Condition
 from latentprobe.generation import Decoding
 from latentprobe.records import Trial, content_key
-from latentprobe.studies.conditions import Condition
 from latentprobe.studies.donors import Candidate
 from latentprobe.trajectory import Trajectory
 

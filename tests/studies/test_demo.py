@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from latentprobe.benchmarks import load as load_problems
-from latentprobe.studies.conditions import resolve
+from latentprobe.conditions import resolve
 from latentprobe.studies.demo import BENCHMARK, ORGANISMS, PROBLEMS, run_demo
 from latentprobe.studies.diagnose import diagnose
 from latentprobe.studies.summary import StudySummary

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 import latentprobe
 from latentprobe.benchmarks import Problem
 from latentprobe.benchmarks import load as load_problems
+from latentprobe.conditions import Condition
 from latentprobe.edits import Knockout
 from latentprobe.errors import ProblemError, StudyMismatchError, UnknownNameError
 from latentprobe.generation import Decoding
 from latentprobe.models import LatentModel
-from latentprobe.studies.conditions import Condition
 from latentprobe.studies.diagnose import Study, diagnose
 from latentprobe.studies.diagnosis import Diagnosis
 from latentprobe.tokens import SLOTS

@@ -4,12 +4,12 @@ import time
 import pytest
 
 from latentprobe.benchmarks import Problem
+from latentprobe.conditions import Condition, conditions
 from latentprobe.edits import Knockout
 from latentprobe.generation import Decoding
 from latentprobe.models import LatentModel
 from latentprobe.records import SCHEMA, content_key
 from latentprobe.records.trial import encode_row
-from latentprobe.studies.conditions import Condition, conditions
 from latentprobe.studies.donors import Candidate
 from latentprobe.studies.trials import Question, trial_of
 from latentprobe.tokens import ANSWER, IMAGE, SLOTS

@@ -3,10 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from latentprobe.edits import Activations, Context, Edit, Knockout
-from latentprobe.errors import EditError, PluginError, UnknownNameError
-from latentprobe.interventions import Bank
-from latentprobe.studies.conditions import (
+from latentprobe.conditions import (
     FED,
     KEYS_AND_VALUES,
     STANDARD,
@@ -14,6 +11,9 @@ from latentprobe.studies.conditions import (
     conditions,
     resolve,
 )
+from latentprobe.edits import Activations, Context, Edit, Knockout
+from latentprobe.errors import EditError, PluginError, UnknownNameError
+from latentprobe.interventions import Bank
 from latentprobe.tokens import ANSWER, CLOSE, FORMAT, IMAGE, REASONING, SLOTS, Layout, Segment
 from latentprobe.trajectory import Structure
 
