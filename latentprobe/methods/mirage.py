@@ -15,8 +15,8 @@ MIRAGE = MethodSpec(
     max_segments=1,
     prompt=PromptSpec(assistant="<|im_start|>assistant"),
     answer=AnswerSpec("\\boxed{", "}"),
-    notes="before each slot the model is asked for the end, after eight it is forced; the "
-    "published loop never leaves a second segment, so one is the limit; its prompt opens the "
-    "assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9). ILVR checkpoints carry "
-    "the same tokens and are recognised as this: give max_segments=None for them",
+    notes="before each slot the model is asked for the end, after eight it is forced; one segment "
+    "is the limit, since the published loop never leaves a second one; its prompt opens the "
+    "assistant turn without a newline; published runs sample (temperature 0.7, top-p 0.9). ILVR "
+    "checkpoints carry the same tokens and are recognised as this: give max_segments=None for them",
 )
