@@ -157,7 +157,11 @@ STANDARD = (
 
 
 def _check(entry: object) -> str | None:
-    return None if isinstance(entry, Condition) else "a condition is a studies.Condition"
+    return (
+        None
+        if isinstance(entry, Condition)
+        else "a condition is a latentprobe.conditions.Condition"
+    )
 
 
 conditions: Registry[Condition] = Registry(

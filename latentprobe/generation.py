@@ -223,9 +223,13 @@ class Response:
         if spec.first_latent == "at_open" and self.structure.slots:
             ids[0] = token
         else:
-            self._feed(self._embed(token), token, "open")
+            self._marker(token, "open")
         if (self.structure.slots and self._slots(ids)) or not self.structure.slots:
-            self._feed(self._embed(tokens.close), tokens.close, "close")
+            self._marker(tokens.close, "close")
+
+    def _marker(self, token: int, role: str) -> None:
+        self.answering.follow(token)
+        self._feed(self._embed(token), token, role)
 
     def _slots(self, ids: Sequence[int | None]) -> bool:
         """Feed states back, one per slot; return whether the closing marker is to be written."""
@@ -311,6 +315,10 @@ class Answering:
         opening = spec.answer.open if spec else ""
         return bool(opening) and self._with(token).count(opening) > self.text.count(opening)
 
+    def follow(self, token: int) -> None:
+        """Add a visible token, marker or not, to the text."""
+        self.text = self._with(token)
+
     def _with(self, token: int) -> str:
         return self.text + (self.parts.joiner if self.text else "") + self.parts.piece(token)
 
@@ -320,7 +328,7 @@ class Answering:
         if spec is None:
             return "reasoning"
         before = self.text
-        self.text = self._with(token)
+        self.follow(token)
         opened, after = before.rfind(spec.answer.open), self.text.rfind(spec.answer.open)
         if after > opened:
             return "format"

@@ -269,6 +269,11 @@ def _with_condition(
         raise EditError(
             f"condition {known.name!r} has a structure of its own; give one or the other"
         )
+    if known.needs_bank:
+        raise EditError(
+            f"condition {known.name!r} needs other problems' activations, which one problem does "
+            "not have; run it with latentprobe.diagnose"
+        )
     return known.structure, (*known.edits(None, None), *edits)
 
 

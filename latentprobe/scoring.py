@@ -77,7 +77,7 @@ class OptionScorer:
         steps = torch.arange(first, len(grown), device=embeds.device) + self.offset
         rotary = steps.expand(self.backend.rotary_axes, -1)
         kept = tuple(s for s in layout.segments if max((*s.slots, s.open or 0)) < first)
-        chunk = Chunk(
-            embeds, rotary, first, Layout(tuple(grown), layout.n_prompt, kept, layout.images)
-        )
+        # The trajectory may go on past the scored place: positions there are not there here.
+        own = Layout(tuple(grown), layout.n_prompt, kept, layout.images, growing=True)
+        chunk = Chunk(embeds, rotary, first, own)
         return self.session.forward(chunk, cache, count=False), grown

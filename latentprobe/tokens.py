@@ -246,7 +246,8 @@ class _Positions(Subset):
     chosen: tuple[int, ...]
 
     def mask(self, layout: Layout) -> np.ndarray:
-        outside = [p for p in self.chosen if not -len(layout) <= p < len(layout)]
+        first = 0 if layout.growing else -len(layout)  # from an end that is not known yet: nothing
+        outside = [p for p in self.chosen if not first <= p < len(layout)]
         if outside and not layout.growing:
             raise SubsetError(
                 f"positions {outside} are outside the sequence of {len(layout)} positions; "

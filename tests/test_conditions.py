@@ -222,5 +222,5 @@ def test_a_users_condition_can_be_registered_and_then_named():
         assert resolve("mine")[1] is mine
     finally:
         conditions.unregister("mine")
-    with pytest.raises(PluginError, match=r"a condition is a studies\.Condition"):
+    with pytest.raises(PluginError, match=r"a condition is a latentprobe\.conditions\.Condition"):
         conditions.register("wrong", "a string")  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from latentprobe.tokens import (
     SLOTS,
     Layout,
     Segment,
+    positions,
     segment,
 )
 from latentprobe.trajectory import Structure, Trajectory
@@ -75,12 +77,11 @@ class Loop:
         self.out = out = Naive()
         opener, slot, closer = (words.convert_tokens_to_ids(token) for token in spec.tokens)
         table = self.net.model.language_model.embed_tokens.weight
-        template = words(spec.answer.open, add_special_tokens=False)["input_ids"]
         written, segments = [], 0
         if spec.entry == "forced" and self.structure.markers:
             written = [opener]
-        elif self.structure.template == "forced":
-            written = list(template)
+        if self.structure.template == "forced":
+            written += words(spec.answer.open, add_special_tokens=False)["input_ids"]
 
         def pick() -> int:
             logits = self.head(self.last())
@@ -88,9 +89,8 @@ class Loop:
                 logits[[opener, slot, closer]] = -torch.inf
             elif segments == spec.max_segments:
                 logits[opener] = -torch.inf
-            tail = (*out.ids, None)[-len(template) : -1]
-            if self.structure.template == "banned" and list(tail) == template[:-1]:
-                logits[template[-1]] = -torch.inf
+            if self.structure.template == "banned":
+                logits[self.completing(spec.answer.open)] = -torch.inf
             return self.pick(logits)
 
         while len(out.ids) < self.limit:
@@ -107,11 +107,14 @@ class Loop:
                 self.put(table[token], token, role)
                 continue
             segments += 1
-            count = spec.slots if self.structure.slots else 0
-            if spec.first_latent == "after_open" or not count:
+            most = spec.slots if self.structure.slots else 0
+            if spec.first_latent == "after_open" or not most:
                 self.put(table[opener], opener, "open")
-            ended = not count
-            for step in range(count):
+            ended = not most
+            for step in range(most):
+                if spec.end == "predicted" and pick() == closer:
+                    ended = True
+                    break
                 if len(out.ids) == self.limit:
                     break
                 made = self.last()
@@ -123,9 +126,6 @@ class Loop:
                 out.states.append(made)
                 out.fed.append(fed)
                 self.put(fed, own, "slot")
-                if spec.end == "predicted" and pick() == closer:
-                    ended = True
-                    break
             if (ended or spec.close_forced) and len(out.ids) < self.limit:
                 self.put(table[closer], closer, "close")
         out.logits = self.head(self.all())[len(self.prompt.token_ids) :]
@@ -136,6 +136,18 @@ class Loop:
         self.out.ids.append(token)
         self.out.roles.append(role)
 
+    def completing(self, opening: str) -> list[int]:
+        """Return every token after which the visible text has one more opening."""
+        words = self.model.parts.tokenizer
+        pairs = zip(self.out.ids, self.out.roles, strict=True)
+        said = [words.decode([token]) for token, role in pairs if role != "slot"]
+        return [
+            token
+            for token in range(len(words))
+            if " ".join([*said, words.decode([token])]).count(opening)
+            > " ".join(said).count(opening)
+        ]
+
     def head(self, states: Tensor) -> Tensor:
         return states @ self.net.lm_head.weight.T
 
@@ -144,7 +156,7 @@ class Loop:
         after = torch.arange(len(prompt.token_ids), len(self.vectors)) + prompt.encoded.offset
         rotary = torch.cat([prompt.encoded.rotary, after.expand(3, -1)], dim=1)
         change = {
-            name: partial(_only_some, axis=0, rows=[where(role) for role in roles], do=do)
+            name: partial(_only_some, axis=0, rows=list(map(where, roles, count())), do=do)
             for name, (where, do) in self.change.items()
         }
         removed = None if self.cut is None else self.cut(roles)
@@ -189,7 +201,7 @@ class Scripted(Decoding):
     shown: list[Tensor] = field(default_factory=list)
 
     def choose(self, logits: Tensor, generator: torch.Generator) -> int:
-        self.shown.append(logits)
+        self.shown.append(logits.clone())
         return self.script[len(self.shown) - 1]
 
 
@@ -217,26 +229,41 @@ SPECS = {
 SEEDS = [9, 19, 35, 42, 44]  # what they generate enters, closes, ends and runs out in turns
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", SPECS)
+PREDICTED = "end predicted"
+CASES = [
+    (name, seed) for name in SPECS for seed in [*SEEDS, *([11, 13] if name == PREDICTED else [])]
+]
+
+
+@pytest.mark.parametrize(("name", "seed"), CASES)
 def test_a_response_is_what_the_loop_by_hand_gives(random_latent, loop, problems, name, seed):
     model = random_latent(SPECS[name], seed)
     naive = loop(model).run(problems[1])
-    same(model.generate(problems[1], max_new_tokens=LIMIT), naive)
-    assert "slot" in naive.roles
+    t = model.generate(problems[1], max_new_tokens=LIMIT)
+    same(t, naive)
+    assert t.entered
+    assert "slot" in naive.roles or SPECS[name].end == "predicted"
 
 
 def test_the_cases_above_enter_close_end_and_run_out(random_latent, problems):
     seen = [
         random_latent(SPECS[name], seed).generate(problems[1], max_new_tokens=LIMIT)
-        for name in ("predicted entry", "end predicted", "close left to the model")
-        for seed in SEEDS
+        for name, seed in CASES
+        if name in ("predicted entry", PREDICTED, "close left to the model")
     ]
     spans = [span for t in seen for span in t.layout.segments]
     assert {t.stop_reason for t in seen} == {"end", "max_new_tokens"}
     assert {span.close is None for span in spans} == {True, False}
     assert max(len(t.layout.segments) for t in seen) >= 2
-    assert {len(span.slots) for span in spans} >= {1, 2, 3, 5}
+    predicted = {
+        (len(span.slots), span.close is not None)
+        for name, seed in CASES
+        if name == PREDICTED
+        for span in random_latent(SPECS[name], seed)
+        .generate(problems[1], max_new_tokens=LIMIT)
+        .layout.segments
+    }
+    assert predicted >= {(0, True), (1, True), (2, True), (5, True), (5, False)}
 
 
 @pytest.mark.parametrize("limit", range(1, 7))
@@ -249,6 +276,32 @@ def test_a_response_may_run_out_inside_a_span(random_latent, loop, problems, lim
     assert t.layout.segments == (Segment(n, slots, n + 4 if limit > 4 else None),)
     assert t.stop_reason == "max_new_tokens"
     assert len(t.logits) == limit
+
+
+@pytest.mark.parametrize(
+    ("close_forced", "text", "roles"),
+    [
+        (True, "OPEN CLOSE red END", "ocaf"),
+        (True, "OPEN the CLOSE red END", "oscaf"),
+        (True, "OPEN the the the red END", "ossscaf"),
+        (True, "the OPEN the is CLOSE red END", "aosscaf"),
+        (False, "OPEN CLOSE red END", "ocaf"),
+        (False, "OPEN the the CLOSE red END", "osscaf"),
+        (False, "OPEN the the the CLOSE red END", "ossscaf"),
+        (False, "OPEN the the the red END", "osssaf"),
+    ],
+)
+def test_a_predicted_end_is_asked_for_once_before_every_slot(
+    random_latent, problems, close_forced, text, roles
+):
+    model = random_latent(replace(FREE, end="predicted", slots=3, close_forced=close_forced))
+    words = {"OPEN": OPENED, "CLOSE": CLOSED, "END": END}
+    said = " ".join(words.get(word, word) for word in text.split())
+    assert roles_of(model, problems[0], said)[0] == roles
+    decoding = script(model, said)
+    t = model.generate(problems[0], decoding=decoding)
+    assert len(decoding.shown) == len(decoding.script), "one draw per step, none left over"
+    assert len(t.latents) == roles.count("s")
 
 
 def test_at_open_the_first_slot_stands_where_the_markers_id_is(random_latent, problems):
@@ -287,6 +340,8 @@ def test_the_mediated_organism_runs_under_its_own_mask(mediated, loop, problems)
 # --- structures ----------------------------------------------------------------------------------
 
 STRUCTURES = {
+    "template after the span": Structure(template="forced"),
+    "template after markers": Structure(slots=False, template="forced"),
     "markers only": Structure(slots=False),
     "plain": Structure(markers=False, template="banned"),
     "format only": Structure(markers=False, template="forced"),
@@ -316,7 +371,9 @@ def test_a_structure_is_what_the_loop_by_hand_gives(
     assert bool(t.layout.slots) == (structure.markers and structure.slots)
     if structure.template == "forced":
         written = model.parts.tokenizer(TEMPLATES[template].open)["input_ids"]
-        assert list(t.response_ids[: len(written)]) == written
+        after_span = base.entry == "forced" and structure.markers
+        start = t.layout.segments[0].close + 1 - t.layout.n_prompt if after_span else 0
+        assert list(t.response_ids[start : start + len(written)]) == written
 
 
 def test_markers_alone_are_an_open_and_a_close_side_by_side(random_latent, problems):
@@ -331,17 +388,27 @@ def test_markers_alone_are_an_open_and_a_close_side_by_side(random_latent, probl
 def test_what_a_structure_bans_cannot_be_chosen(random_latent, problems):
     model = random_latent(replace(FREE, answer=TEMPLATES["two tokens"]))
     vocabulary = model.parts.tokenizer.get_vocab()
-    markers = [vocabulary[token] for token in FREE.tokens]
+    markers = {vocabulary[token] for token in FREE.tokens}
     plain = Structure(markers=False, template="banned")
-    decoding = script(model, "color the color red <|im_end|>")
-    model.generate(problems[0], structure=plain, decoding=decoding)
-    for index, logits in enumerate(decoding.shown):
-        banned = set(logits.isneginf().nonzero().flatten().tolist())
-        after_color = index in (1, 3)
-        assert banned == {*markers, *([vocabulary["is"]] if after_color else [])}
-    free = script(model, "color <|im_end|>")
-    model.generate(problems[0], decoding=free)
+    decoding = script(model, "color is red the color is is <|im_end|>")
+    t = model.generate(problems[0], structure=plain, decoding=decoding)
+    banned = [set(shown.isneginf().nonzero().flatten().tolist()) for shown in decoding.shown]
+    # "is" after "color" is asked for again, without it, until something else is chosen
+    opening = {*markers, vocabulary["is"]}
+    assert banned == [markers, markers, opening, markers, markers, markers, opening, opening]
+    assert t.text == "color red the color"
+    free = script(model, "color is red <|im_end|>")
+    assert model.generate(problems[0], decoding=free).text == "color is red"
     assert all(logits.isfinite().all() for logits in free.shown)
+
+
+def test_an_opening_is_banned_as_it_stands_in_the_text_with_its_markers(random_latent, problems):
+    spec = replace(FREE, slots=1, close_forced=True, answer=TEMPLATES["two tokens"])
+    model = random_latent(spec)
+    decoding = script(model, f"color {OPENED} is {END}")
+    t = model.generate(problems[0], structure=Structure(template="banned"), decoding=decoding)
+    assert t.text == f"color {OPENED} {CLOSED} is"  # a span stands between the two words
+    assert all(logits.isfinite().all() for logits in decoding.shown)
 
 
 def test_no_further_segment_opens_than_the_method_allows(random_latent, problems):
@@ -430,8 +497,8 @@ def blocked(queries: set[str], keys: set[str]) -> Callable[[list[str]], Tensor]:
     return cut
 
 
-def is_(*roles: str) -> Callable[[str], bool]:
-    return lambda role: role in roles
+def is_(*roles: str) -> Callable[[str, int], bool]:
+    return lambda role, position: role in roles
 
 
 EDITS = {
@@ -506,6 +573,43 @@ def test_an_edit_of_the_second_segment_leaves_the_first_as_it_is(random_latent, 
     assert t.applied == (len(second),)
 
 
+@pytest.mark.parametrize("step", range(3))
+def test_an_edit_of_a_response_position_waits_for_that_position(
+    random_latent, loop, problems, step
+):
+    model = random_latent(replace(ORGANISM, slots=3), 19)
+    place = model.prepare(problems[1]).encoded.embeds.shape[0] + (2, 4, 7)[step]
+    asked = [Edit("blocks.1.hook_resid_post", positions([place]), halve)]
+    how = {
+        "change": {"blocks.1.hook_resid_post": (lambda role, position: position == place, halve)}
+    }
+    if step == 0:
+        asked.append(Edit("latent.hook_fed", positions([place, place + 90]), halve))
+        how["feed"] = lambda v, p: halve(v) if p == place else v
+    t = model.generate(problems[1], max_new_tokens=LIMIT, edits=asked)
+    same(t, loop(model, **how).run(problems[1]))
+    assert t.applied == (1,) * len(asked)
+
+
+FROM_THE_END = [
+    *(SLOTS[-1], SLOTS[-2:], SLOTS[:-1], SLOTS[::-1], segment(-1), positions([-1]), ~SLOTS[-1]),
+    *(SLOTS[-1] | IMAGE, IMAGE | SLOTS[-1], SLOTS & segment(-1), ALL - positions([3, -2])),
+]
+
+
+@pytest.mark.parametrize("where", FROM_THE_END, ids=str)
+def test_a_subset_that_counts_from_the_end_is_refused_while_generating(mediated, problems, where):
+    edit = Edit("blocks.1.hook_resid_post", where, halve)
+    for asked in (edit, knockout(queries=where, keys=IMAGE), knockout(queries=CLOSE, keys=where)):
+        with pytest.raises(
+            EditError, match=r"counts from the end, .* or make the edit in a replay"
+        ):
+            mediated.generate(problems[0], edits=[asked])
+        whole = replace(asked, allow_empty=True)
+        with pytest.raises(EditError, match="not known while generating"):
+            mediated.generate(problems[0], edits=[whole])
+
+
 def test_edits_of_state_and_fed_vector_act_one_after_the_other(random_latent, loop, problems):
     model = random_latent(ORGANISM, 19)
     double = Edit("latent.hook_fed", SLOTS, lambda a, context: a * 2)
@@ -553,22 +657,24 @@ def test_roles_known_while_generating_decide_what_an_edit_touches(random_latent,
     ]
     decoding = script(model, f"the <answer> red blue </answer> {END}")
     t = model.generate(problems[0], edits=asked, decoding=decoding)
-    assert t.applied == (1, 3, 2)
+    assert t.applied == (1, 2, 2)  # the end token ends the response and is never run
 
 
 # --- choosing tokens -----------------------------------------------------------------------------
 
 
-def test_sampling_is_a_function_of_the_seed(random_latent, loop, problems):
-    model = random_latent(FREE, 9)
+@pytest.mark.parametrize("end", ["fixed", "predicted"])
+def test_sampling_is_a_function_of_the_seed(random_latent, loop, problems, end):
+    model = random_latent(replace(FREE, end=end), 9)
     decoding = Decoding(LIMIT, temperature=1.5, top_p=0.95, top_k=20)
     runs = [model.generate(problems[0], seed=s, decoding=decoding) for s in (1, 1, 2, 3)]
     assert runs[0].token_ids == runs[1].token_ids
     assert len({t.token_ids for t in runs}) == 3
-    generator = torch.Generator().manual_seed(2)
-    naive = loop(model, pick=lambda logits: decoding.choose(logits, generator)).run(problems[0])
-    same(runs[2], naive)
-    assert runs[2].seed == 2
+    for seed in (1, 2, 3):
+        generator = torch.Generator().manual_seed(seed)
+        chosen = partial(decoding.choose, generator=generator)
+        same(runs[seed], loop(model, pick=chosen).run(problems[0]))
+        assert runs[seed].seed == seed
 
 
 @pytest.mark.parametrize(
@@ -635,6 +741,25 @@ def test_logits_are_kept_for_every_response_position_or_not_at_all(random_latent
     assert dropped.logits is None
     assert dropped.token_ids == kept.token_ids
     assert dropped.scores == kept.scores
+
+
+@pytest.mark.parametrize("limit", [3, LIMIT])
+def test_counts_of_edits_do_not_depend_on_kept_logits(random_latent, problems, limit):
+    model = random_latent(FREE, 44)
+    asked = [
+        Edit("blocks.0.hook_resid_post", ALL, lambda a, context: a.clone()),
+        Edit("blocks.1.attn.hook_pattern", FORMAT | ANSWER | REASONING, lambda a, context: a),
+        knockout(queries=FORMAT | ANSWER | REASONING, keys=IMAGE, layers=[1]),
+    ]
+    kept, dropped = (
+        model.generate(problems[0], max_new_tokens=limit, edits=asked, keep_logits=keep)
+        for keep in (True, False)
+    )
+    assert kept.stop_reason == ("end" if limit == LIMIT else "max_new_tokens")
+    ended = kept.stop_reason == "end"
+    text = sum(role not in ("open", "slot", "close") for role in kept.layout.roles) - ended
+    text -= kept.layout.n_prompt
+    assert kept.applied == dropped.applied == (len(kept.layout) - ended, text, text)
 
 
 def test_a_trajectory_knows_its_layout_and_that_it_entered(random_latent, problems):

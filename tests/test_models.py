@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentprobe.benchmarks import Problem
+from latentprobe.conditions import Condition
 from latentprobe.edits import Edit, knockout
 from latentprobe.errors import (
     EditError,
@@ -20,7 +21,7 @@ from latentprobe.generation import Decoding
 from latentprobe.interventions import noise, zero
 from latentprobe.methods import AnswerSpec, PromptSpec, methods
 from latentprobe.models import LatentModel, load
-from latentprobe.tokens import ALL, ANSWER, IMAGE, MARKERS, SLOTS, positions
+from latentprobe.tokens import ALL, ANSWER, IMAGE, MARKERS, SLOTS, positions, segment
 from latentprobe.trajectory import Structure, Trajectory
 
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
@@ -327,6 +328,107 @@ def test_what_cannot_be_read_is_refused_with_the_nearest_names(mediated, problem
         mediated.read(t, "blocks.*", where=positions([]))
     with pytest.raises(EmptySubsetError, match="say allow_empty=True"):
         mediated.read(t, "latent.*", edits=[Edit("blocks.*", positions([]), zero())])
+
+
+# --- counting from the end -----------------------------------------------------------------------
+
+
+def test_a_replay_counts_from_the_end_of_the_trajectory(random_latent, problems):
+    model = random_latent(replace(FREE, entry="forced", slots=3, close_forced=True), 19)
+    t = model.generate(problems[1], max_new_tokens=14)
+    last, segments = len(t.layout) - 1, t.layout.segments
+    assert len(segments) >= 2
+    same = {
+        SLOTS[-1]: positions([span.slots[-1] for span in segments if span.slots]),
+        segment(-1): segment(len(segments) - 1),
+        positions([-1]): positions([last]),
+        SLOTS[-1] | IMAGE: positions([span.slots[-1] for span in segments if span.slots]) | IMAGE,
+        ALL - positions([-2]): ALL - positions([last - 1]),
+    }
+    for from_the_end, from_the_start in same.items():
+        one, other = (
+            model.replay(t, edits=[Edit("blocks.1.hook_resid_post", where, halve)])
+            for where in (from_the_end, from_the_start)
+        )
+        assert one.applied == other.applied == (len(t.layout.positions(from_the_start)),)
+        assert torch.equal(one.logits, other.logits), str(from_the_end)
+        one, other = (
+            model.replay(t, edits=[knockout(queries=where, keys=IMAGE - positions([4]))])
+            for where in (from_the_end, from_the_start)
+        )
+        assert torch.equal(one.logits, other.logits), str(from_the_end)
+
+
+@pytest.mark.parametrize("from_the_end", [False, True])
+def test_an_edit_after_the_place_of_the_answer_leaves_option_scores_alone(
+    mediated, problems, from_the_end
+):
+    asked = Problem(problems[0].question, problems[0].images, LONG, "green")
+    t = mediated.generate(asked)
+    last = len(t.layout) - 1
+    assert last >= t.context.length + 2, "it lies beyond every scored option's own tokens"
+    where = positions([-1 if from_the_end else last])
+    out = mediated.replay(t, edits=[Edit("blocks.0.hook_resid_post", where, halve)])
+    assert out.applied == (1,)
+    close(torch.tensor(out.option_scores), torch.tensor(t.scores))
+    assert not torch.allclose(out.logits[-1], t.logits[-1], atol=1e-3)
+    if not from_the_end:
+        edit = Edit("blocks.0.hook_resid_post", positions([last - 1]), halve)
+        again = mediated.generate(asked, edits=[edit])
+        assert again.applied == (1,)
+
+
+# --- conditions by name --------------------------------------------------------------------------
+
+BY_HAND = {
+    "full": (Structure(), []),
+    "plain": (Structure(markers=False, slots=False, template="banned"), []),
+    "format-only": (Structure(markers=False, slots=False, template="forced"), []),
+    "markers-only": (Structure(slots=False), []),
+    "zero": (Structure(), [Edit("latent.hook_fed", SLOTS, zero())]),
+    "noise-norm": (Structure(), [Edit("latent.hook_fed", SLOTS, noise(1.0, scale="norm"))]),
+    "cut-slots-image": (Structure(), [knockout(queries=SLOTS, keys=IMAGE)]),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_condition_by_name_is_its_structure_and_edits_by_hand(marker_only, problems, name):
+    structure, edits = BY_HAND[name]
+    more = Edit("blocks.1.hook_resid_post", IMAGE, halve)
+    for given, hand in (((), edits), ([more], [*edits, more])):
+        t = marker_only.generate(problems[1], condition=name, edits=given, seed=3)
+        expected = marker_only.generate(problems[1], structure=structure, edits=hand, seed=3)
+        assert t.token_ids == expected.token_ids
+        assert torch.equal(t.logits, expected.logits)
+        assert (t.scores, t.applied) == (expected.scores, expected.applied)
+        assert t.structure == structure
+    full = marker_only.generate(problems[1], seed=3)
+    again = marker_only.generate(problems[1], seed=3, condition=name)
+    assert (torch.equal(full.logits, again.logits)) == (name == "full")
+
+
+def test_a_conditions_edits_come_before_the_callers(marker_only, problems):
+    mine = Edit("latent.hook_fed", SLOTS, lambda a, context: a + 1)
+    t = marker_only.generate(problems[1], condition="zero", edits=[mine])
+    assert torch.equal(t.latents, torch.ones_like(t.latents))
+    assert t.applied == (2, 2)
+
+
+def test_a_condition_of_ones_own_can_be_given_as_it_is(marker_only, problems):
+    mine = Condition("mine", "attention", "", cuts=(knockout(queries=SLOTS, keys=IMAGE),))
+    one = marker_only.generate(problems[1], condition=mine)
+    other = marker_only.generate(problems[1], condition="cut-slots-image")
+    assert torch.equal(one.logits, other.logits)
+
+
+def test_conditions_that_cannot_be_run_are_refused(mediated, problems):
+    with pytest.raises(EditError, match="'markers-only' has a structure of its own; give one or"):
+        mediated.generate(problems[0], condition="markers-only", structure=Structure())
+    for name in ("mean", "donor-different-answer"):
+        with pytest.raises(EditError, match=f"{name}.*other problems.*run it with .*diagnose"):
+            mediated.generate(problems[0], condition=name)
+    with pytest.raises(UnknownNameError, match=r"'markers-onyl'.*Did you mean 'markers-only'"):
+        mediated.generate(problems[0], condition="markers-onyl")
 
 
 # --- sharing a prefill ---------------------------------------------------------------------------

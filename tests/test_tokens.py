@@ -1,5 +1,6 @@
 """Roles, layouts and token subsets: by hand on one layout, and by law on random ones."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -144,6 +145,47 @@ def test_a_segment_is_its_markers_and_its_slots():
     assert BY_HAND.positions(segment(1)) == [14, 15, 16]
     assert BY_HAND.positions(segment(-1)) == [14, 15, 16]
     assert BY_HAND.positions(segment(-2)) == [8, 9, 10, 11, 12]
+
+
+FROM_THE_END = [
+    *(lp.SLOTS[-1], lp.SLOTS[-2], lp.SLOTS[-2:], lp.SLOTS[:-1], lp.SLOTS[::-1], segment(-1)),
+    *(positions([-1]), positions([0, 3, -2])),
+]
+FROM_THE_START = [
+    *(lp.ALL, lp.SLOTS, lp.SLOTS[0], lp.SLOTS[1:], lp.SLOTS[:2], lp.SLOTS[::2], segment(0)),
+    *(segment(3), positions([]), positions([0, 7]), lp.MARKERS, lp.ANSWER),
+    *(image_region((0, 0, 1, 1)), ~lp.SLOTS[1] & segment(0), lp.ALL - positions([9, 18])),
+]
+
+
+@pytest.mark.parametrize("where", FROM_THE_START, ids=str)
+def test_a_subset_counts_from_the_end_if_any_part_of_it_does(where: Subset):
+    assert not where.counts_from_the_end
+    assert not (~where & lp.IMAGE).counts_from_the_end
+    for other in FROM_THE_END:
+        assert other.counts_from_the_end
+        for made in (~other, other | where, where | other, where & other, where - other):
+            assert made.counts_from_the_end
+            assert (~(lp.IMAGE | ~made)).counts_from_the_end
+
+
+@pytest.mark.parametrize("where", FROM_THE_START, ids=str)
+def test_a_subset_that_counts_from_the_start_says_the_same_of_a_layout_cut_short(where: Subset):
+    whole = BY_HAND.positions(where)
+    for length in range(BY_HAND.n_prompt, len(BY_HAND) + 1):
+        builder = LayoutBuilder(list(BY_HAND.roles[: BY_HAND.n_prompt]), BY_HAND.images)
+        for name in BY_HAND.roles[BY_HAND.n_prompt : length]:
+            builder.append(name)
+        assert builder.build(growing=True).positions(where) == [p for p in whole if p < length]
+
+
+def test_positions_still_to_come_are_no_error_only_while_a_layout_grows():
+    growing = Layout(("question", "open"), 1, (Segment(1, (), None),), growing=True)
+    assert growing.positions(positions([0, 2, 99])) == [0]
+    assert growing.positions(positions([-1, 1])) == [1]  # the end is not known yet
+    assert growing.positions(~positions([5])) == [0, 1]
+    with pytest.raises(SubsetError, match=r"positions \[2, 99\] are outside the sequence of 2"):
+        replace(growing, growing=False).positions(positions([0, 2, 99]))
 
 
 @pytest.mark.parametrize("index", [2, -3, 99])

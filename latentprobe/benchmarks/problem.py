@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -106,7 +107,7 @@ class Problem:
         """The images, opened, in RGB."""
         return tuple(image for image in self.images if isinstance(image, Image.Image))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash (16 hex digits) of question, image pixels, options and gold answer."""
         digest = hashlib.sha256()

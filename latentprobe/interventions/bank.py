@@ -78,7 +78,8 @@ class Bank:
         theirs, values = self.steps[donor], self._at(hook)[self.keys.index(donor)]
         if len(values) != len(theirs):  # the recurrence's own points have rows at slots only
             theirs = tuple(step for step in theirs if step is not None)
-        if len(set(theirs)) != len(theirs):
+        taken = [step for step in theirs if step is not None]
+        if len(set(taken)) != len(taken):
             raise EditError(
                 f"{context.hook}: the donor has latent steps {theirs}, several segments; "
                 "donors are aligned by the step inside one segment"

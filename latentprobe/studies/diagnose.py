@@ -11,6 +11,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -201,8 +202,8 @@ class _Runner:
         self._tick()
         bank = self._bank() if any(c.needs_bank for c in self.study.conditions) else None
         candidates = self._candidates(bank) if bank else ()
-        for problem in self.study.problems:
-            todo = [q for q in self.questions if q.problem is problem and not self._done(q)]
+        for problem, questions in groupby(self.questions, key=lambda question: question.problem):
+            todo = [question for question in questions if not self._done(question)]
             shared = self._prefill(problem) if todo else None
             for question in todo:
                 self._trial(question, shared, bank, candidates)

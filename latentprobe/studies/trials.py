@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from latentprobe.benchmarks import Problem
 from latentprobe.conditions import Condition
@@ -33,7 +34,7 @@ class Question:
     decoding: Decoding
     seed: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash of model, problem, condition, decoding and seed."""
         return content_key(

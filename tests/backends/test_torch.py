@@ -91,8 +91,15 @@ def case(tiny, raw_prompt) -> Callable[..., Case]:
 
 
 def halve(activation: Tensor, context=None) -> Tensor:
-    """Not zero, not linear through the origin, the same for every head of a group."""
-    return activation * 0.4 + 0.1
+    """Not zero, not linear through the origin, the same for every head of a group.
+
+    Attention weights stay zero on keys after the query, which nothing may give weight to.
+    """
+    changed = activation * 0.4 + 0.1
+    if context is not None and context.hook.endswith("hook_pattern"):
+        for row, position in enumerate(context.positions):
+            changed[:, row, position + 1 :] = 0
+    return changed
 
 
 def only(axis: int, chosen: list[int], heads: list[int] | None = None, do=halve):
@@ -105,7 +112,8 @@ def only(axis: int, chosen: list[int], heads: list[int] | None = None, do=halve)
             in_heads = torch.zeros(value.shape, dtype=torch.bool)
             in_heads.index_fill_(1 - axis, torch.tensor(heads), True)
             rows &= in_heads
-        return torch.where(rows, do(value), value)
+        changed = torch.where(rows, do(value), value)
+        return changed.tril() if axis == 1 else changed  # a pattern: no key after its query
 
     return change
 
@@ -222,13 +230,11 @@ def test_edits_and_knockouts_position_by_position_give_what_one_chunk_gives(case
         knockout(queries=ANSWER | SLOTS, keys=IMAGE),
     ]
     sizes = [here.layout.n_prompt] + [1] * len(RESPONSE)
-    # A pattern row has only the keys up to its own position while it is generated.
-    whole, session = here.run(*asked[::2])
-    steps, stepped = here.run(*asked[::2], sizes=sizes)
+    whole, session = here.run(*asked)
+    steps, stepped = here.run(*asked, sizes=sizes)
     close(steps, whole)
-    assert stepped.applied == session.applied == [{13, 14, 15, 19}, {13, 14, 15, 19}]
-    _, stepped = here.run(*asked, sizes=sizes)
-    assert [len(chosen) for chosen in stepped.applied] == [4, 3, 4]
+    four = {13, 14, 15, 19}
+    assert stepped.applied == session.applied == [four, {13, 14, 15}, four]
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -366,6 +372,35 @@ def test_what_an_intervention_keeps_is_not_changed_afterwards(case):
 def test_an_intervention_that_returns_nonsense_is_refused(case, do, match):
     with pytest.raises(EditError, match=match):
         case().run(Edit("blocks.0.hook_resid_post", where=SLOTS, do=do))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_weights_on_keys_after_the_query_are_refused(case, naive_decode, attention):
+    here, name = case(attention=attention), "blocks.1.attn.hook_pattern"
+
+    def one_more(ahead: int) -> Edit:
+        def do(activation: Tensor, context) -> Tensor:
+            changed = activation.clone()
+            changed[3, 1, context.positions[1] + ahead] += 0.25
+            return changed
+
+        return Edit(name, where=SLOTS, do=do)
+
+    for ahead in (1, 2, 6):
+        with pytest.raises(EditError, match=r"hook_pattern@slot: .* on keys after the query"):
+            here.run(one_more(ahead))
+    with pytest.raises(EditError, match=r"multiplying by \(activation > 0\)"):
+        here.run(Edit(name, where=SLOTS, do=lambda a, context: torch.full_like(a, 0.1)))
+    for ahead in (0, -1):
+
+        def change(weights: Tensor, ahead: int = ahead) -> Tensor:
+            second = here.layout.slots[1]
+            weights[3, second, second + ahead] += 0.25
+            return weights
+
+        states, _ = here.run(one_more(ahead))
+        run = naive_decode(here.model, here.embeds, here.rotary, change={name: change})
+        close(states, run.states)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,22 @@ def test_a_bank_of_a_models_own_readings_gives_each_slot_its_own_row(mediated, p
     torch.testing.assert_close(bank.rows("blocks.1.hook_resid_post", "a", HERE), residual)
 
 
+@pytest.mark.parametrize("steps", [(0, 1, 0, 1), (0, 0), (None, 0, None, None, 0, None)])
+def test_a_donor_with_several_segments_is_refused(steps):
+    rows = torch.arange(float(len(steps)))[:, None]
+    bank = Bank.of({"a": acts({"x": rows}, steps)})
+    for asked in ((0, 1), (0, 0)):
+        here = replace(HERE, hook="x", steps=asked)
+        with pytest.raises(EditError, match=r"x: the donor has latent steps .* several segments"):
+            bank.rows("x", "a", here)
+
+
+def test_markers_around_one_segment_are_not_several(tmp_path: Path):
+    bank = Bank.of({"a": acts({"x": torch.arange(4.0)[:, None]}, (None, 0, 1, None))})
+    for one in (bank, round_trip(bank, tmp_path)):
+        assert one.rows("x", "a", replace(HERE, hook="x")).flatten().tolist() == [1.0, 2.0]
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

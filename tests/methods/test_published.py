@@ -179,24 +179,28 @@ def test_mirage_feeds_at_most_eight_states_and_writes_pads(model, asked):
     span = t.layout.segments[0]
     assert (span.open, span.slots) == (n, tuple(range(n + 1, n + 9)))
     assert ids_in_span(t) == [tokens.slot] * 8
+    assert span.close == n + 9
+    assert t.token_ids[span.close] == tokens.close
+    assert int(logits_at(mirage, t, n + 8).argmax()) != tokens.close, "written without asking"
     assert len(t.layout.segments) == 1
 
 
-def test_mirage_ends_its_span_when_the_end_is_predicted(model, asked):
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+def test_mirage_ends_its_span_when_the_end_is_predicted(model, asked, count):
     mirage = model("mirage")
     t = mirage.generate(asked, max_new_tokens=14)
     weight = mirage.parts.backend.model.lm_head.weight
     tokens, kept = mirage.parts.tokens, weight[mirage.parts.tokens.close].clone()
     try:
-        earlier = torch.linalg.qr(t.states[:3].T).Q
-        own = t.states[3] - earlier @ (earlier.T @ t.states[3])
-        weight[tokens.close] = 100 * own / own.norm() ** 2  # after the third slot: close
+        earlier = torch.linalg.qr(t.states[:count].T).Q
+        own = t.states[count] - earlier @ (earlier.T @ t.states[count])
+        weight[tokens.close] = 100 * own / own.norm() ** 2  # after this many slots: close
         early = mirage.generate(asked, max_new_tokens=14)
     finally:
         weight[tokens.close] = kept
     span = early.layout.segments[0]
-    assert len(span.slots) == 3
-    assert span.close == span.slots[-1] + 1
+    assert len(span.slots) == len(early.latents) == count
+    assert span.close == span.open + count + 1
     assert early.token_ids[span.close] == tokens.close
 
 
@@ -295,11 +299,11 @@ class _Scripted(Decoding):
         return self.__dict__["ids"].pop(0)
 
 
-def say(model: LatentModel, asked: Problem, text: str) -> Trajectory:
+def say(model: LatentModel, asked: Problem, text: str, **how) -> Trajectory:
     ids = model.parts.tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
     decoding = _Scripted(max_new_tokens=80)
     decoding.__dict__["ids"] = list(ids)
-    return model.generate(asked, decoding=decoding)
+    return model.generate(asked, decoding=decoding, **how)
 
 
 def test_characters_spread_over_several_tokens_stand_whole_in_the_text(model, asked):
@@ -328,6 +332,19 @@ def test_an_answers_letter_that_shares_a_token_with_the_brace_is_scored_in_its_o
     apart = say(monet, asked, "So \\boxed{B}")
     assert apart.context.prefix == ()
     torch.testing.assert_close(t.scores, apart.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_a_banned_opening_is_banned_however_tokens_spell_it(model, asked):
+    monet = model("monet", "predicted")
+    vocabulary = monet.parts.tokenizer.get_vocab()
+    said = monet.parts.tokenizer("So \\boxed{A} or \\boxed{C}")["input_ids"]
+    assert vocabulary["{A"] in said
+    assert vocabulary["{"] in said
+    plain = Structure(template="banned")
+    t = say(monet, asked, "So \\boxed{A} or \\boxed{C} {A", structure=plain)
+    assert t.text == "So \\boxed} or \\boxedC} {A"
+    assert not t.parsed.in_template
+    assert say(monet, asked, "So \\boxed{A}").parsed.in_template
 
 
 def test_the_span_leaves_no_trace_in_the_text(model, asked):

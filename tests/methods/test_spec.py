@@ -28,7 +28,7 @@ def test_published_methods_have_their_published_tokens(name):
     [
         ("lvr", ("predicted", "after_open", 8, "fixed", False, None, "argmax")),
         ("monet", ("predicted", "at_open", 10, "fixed", True, None, "argmax")),
-        ("mirage", ("predicted", "after_open", 8, "predicted", False, 1, "slot")),
+        ("mirage", ("predicted", "after_open", 8, "predicted", True, 1, "slot")),
         ("organism", ("forced", "after_open", 2, "fixed", True, 1, "slot")),
     ],
 )
@@ -49,7 +49,8 @@ def test_a_card_says_in_words_what_happens_at_each_point():
     card = methods.get("mirage").describe()
     assert card["count"] == "until the model predicts the closing marker, at most 8 slots"
     assert card["ids in the span"] == "the slot token <|latent_pad|>"
-    assert card["closing marker"] == "left to the model"
+    assert card["closing marker"] == "written without asking"
+    assert methods.get("lvr").describe()["closing marker"] == "left to the model"
     mediated = methods.get("organism-mediated").describe()
     assert mediated["own mask"] == "~(image | slot) may not see image"
     assert mediated["entry"] == "the response is made to start with the opening marker"

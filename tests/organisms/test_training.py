@@ -270,15 +270,35 @@ def test_two_runs_give_the_same_weights_and_a_run_changes_them(short, tmp_path: 
     assert not torch.equal(one["lm_head.weight"], start["lm_head.weight"])
 
 
-def test_a_run_starts_where_it_is_told_and_writes_its_mask_into_the_config(short, tmp_path: Path):
+def test_a_run_starts_at_its_recipes_start_and_writes_its_mask_into_the_config(
+    short, tmp_path: Path
+):
     from latentprobe.organisms import get
 
-    training.train("mediated", tmp_path, start=get("base").folder, batch_size=4, pool=12)
-    trained = load_file(tmp_path / "model.safetensors")
-    start = load_file(get("base").folder / "model.safetensors")
+    base = get("base").folder
+    training.train("mediated", tmp_path, batch_size=4, pool=12)
+    training.train("mediated", tmp_path / "told", start=base, batch_size=4, pool=12)
+    trained, start = (load_file(f / "model.safetensors") for f in (tmp_path, base))
+    told = load_file(tmp_path / "told" / "model.safetensors")
+    assert all(torch.equal(trained[name], told[name]) for name in start)
     moved = [(trained[name].float() - start[name].float()).abs().max() for name in start]
     assert 0 < max(moved) < 0.05, "three small steps from the shipped base"
     assert '"only_slots_see_image": true' in (tmp_path / "config.json").read_text()
+
+
+def test_a_run_starts_where_it_is_told(short, tmp_path: Path):
+    from latentprobe.organisms import get
+
+    training.train("base", tmp_path, start=get("marker-only").folder, batch_size=4, pool=12)
+    trained = load_file(tmp_path / "model.safetensors")
+    start = load_file(get("marker-only").folder / "model.safetensors")
+    assert 0 < max((trained[n].float() - start[n].float()).abs().max() for n in start) < 0.05
+
+
+def test_a_pool_smaller_than_a_batch_is_refused_at_once(pool: Pool):
+    with pytest.raises(AssertionError, match="a batch of 13 from a pool of 12"):
+        next(pool.batches(13, seed=0))
+    assert len(next(pool.batches(12, seed=0)).answers) == 12
 
 
 def test_progress_is_reported_every_fifty_steps(monkeypatch, tmp_path: Path):
