@@ -9,7 +9,7 @@ import latentprobe as lp
 
 def main() -> list[tuple[str, str | None]]:
     model = lp.load("organism:mediated")
-    problem = lp.benchmarks.load("mini-attribute", limit=1)[0]
+    problem = lp.benchmarks.load("mini-attribute", limit=2)[1]
     clean, twin = model.generate(problem), model.generate(problem.twin)
     print(f"the problem's answer: {clean.answer}; the twin's: {twin.answer}")
     found = []

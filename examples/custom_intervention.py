@@ -11,7 +11,7 @@ def turned(activation, context):
 
 def main() -> dict[str, str | None]:
     model = lp.load("organism:mediated")
-    problem = lp.benchmarks.load("mini-attribute", limit=1)[0]
+    problem = lp.benchmarks.load("mini-attribute", limit=2)[1]
     answers = {"full": model.generate(problem).answer}
     edit = lp.Edit("latent.hook_fed", where=lp.SLOTS, do=turned)
     answers["turned"] = model.generate(problem, edits=[edit]).answer

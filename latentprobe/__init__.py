@@ -22,6 +22,8 @@ _HOMES = {
     "latentprobe.interventions": (
         *("Bank", "intervention", "mean", "noise", "patch", "resample", "zero"),
     ),
+    "latentprobe.generation": ("Decoding",),
+    "latentprobe.methods": ("MethodSpec",),
     "latentprobe.models": ("load",),
     "latentprobe.benchmarks": ("Box", "Problem"),
     "latentprobe.analyses": ("attention_profile",),

@@ -7,15 +7,16 @@ activation`.
 """
 
 import hashlib
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from latentprobe.errors import EditError
+from latentprobe.errors import EditError, UnknownNameError
 from latentprobe.tokens import Subset
 
 
@@ -109,10 +110,8 @@ class Edit:
                 f"`where` is a token subset such as lp.SLOTS, got {self.where!r}; "
                 "for plain positions use lp.positions([...])"
             )
-        if not callable(self.do):
-            raise EditError(f"`do` is a callable (activation, context), got {self.do!r}")
-        if self.heads is not None:
-            object.__setattr__(self, "heads", tuple(self.heads))
+        _check_intervention(self.do)
+        _freeze(self, "heads")
         object.__setattr__(self, "at", self.at if isinstance(self.at, str) else tuple(self.at))
 
     @property
@@ -147,14 +146,39 @@ class Knockout:
         for name in ("queries", "keys"):
             if not isinstance(getattr(self, name), Subset):
                 raise EditError(f"`{name}` is a token subset, got {getattr(self, name)!r}")
-        for name in ("layers", "heads"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _freeze(self, "layers")
+        _freeze(self, "heads")
 
     @property
     def label(self) -> str:
         """A short name for reports: which edges."""
         return f"knockout {self.queries}->{self.keys}"
+
+
+def _check_intervention(do: object) -> None:
+    """Refuse what cannot be called as (activation, context)."""
+    if not callable(do):
+        raise EditError(f"`do` is a callable (activation, context), got {do!r}")
+    try:
+        inspect.signature(do).bind(object(), object())
+    except TypeError:
+        name = getattr(do, "__name__", repr(do))
+        raise EditError(
+            f"`do` is called as (activation, context), which {name}{inspect.signature(do)} cannot "
+            "be; a built-in intervention is made by calling it, as in do=zero()"
+        ) from None
+    except ValueError:  # a callable without a signature: it will show when it is called
+        return
+
+
+def _freeze(edit: "Edit | Knockout", name: str) -> None:
+    """Turn a list of layers or heads into a tuple; an empty one would act nowhere."""
+    chosen = getattr(edit, name)
+    if chosen is None:
+        return
+    if not tuple(chosen):
+        raise EditError(f"{name}={chosen!r} chooses none; leave it out to choose all {name}")
+    object.__setattr__(edit, name, tuple(chosen))
 
 
 def knockout(
@@ -166,6 +190,10 @@ def knockout(
     allow_empty: bool = False,
 ) -> Knockout:
     """Return a knockout of the attention edges `queries -> keys`; usable wherever an `Edit` is.
+
+    The position that predicts the answer is the one *before* it (the template's last token, or the
+    closing marker). To cut the answer off from the slots, cut everything after them:
+    `queries=CLOSE | REASONING | FORMAT | ANSWER`.
 
     Args:
         queries: Token subset of the attending positions.
@@ -180,7 +208,7 @@ def knockout(
     return Knockout(queries, keys, layers, heads, allow_empty)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activations:
     """Tensors read at hook points, by name; positions say which rows they are.
 
@@ -190,14 +218,24 @@ class Activations:
         steps: Latent step of each of these positions, None elsewhere.
     """
 
-    tensors: dict[str, Tensor] = field(repr=False)
+    tensors: dict[str, Tensor]
     positions: tuple[int, ...]
     roles: tuple[str, ...]
     steps: tuple[int | None, ...]
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return the tensor read at one hook point."""
+        """Return the tensor read at one hook point.
+
+        Raises:
+            UnknownNameError: Nothing was read there; the nearest names are offered.
+        """
+        if name not in self.tensors:
+            raise UnknownNameError("hook point among those read", name, self.tensors)
         return self.tensors[name]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {tuple(t.shape)}" for name, t in self.tensors.items())
+        return f"Activations({shapes}; positions {list(self.positions)})"
 
     def __iter__(self) -> Any:
         return iter(self.tensors)

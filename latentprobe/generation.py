@@ -116,6 +116,7 @@ class Prefill:
     prompt: Prompt
     cache: Any
     state: Float[Tensor, " d_model"]
+    problem_key: str = ""
 
 
 def prefill(parts: Parts, session: Session, prompt: Prompt) -> Prefill:

@@ -151,5 +151,8 @@ class HookPoints(Sequence[HookPoint]):
         return HookPoints(point for point in self._points if point.name in chosen)
 
     def __repr__(self) -> str:
-        kinds = dict.fromkeys(point.kind for point in self._points)
+        kinds = dict.fromkeys(
+            point.kind if point.layer is None else f"blocks.{{l}}.{point.kind}"
+            for point in self._points
+        )
         return f"HookPoints({len(self)} points: {', '.join(kinds)})"

@@ -11,6 +11,7 @@ position).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,13 @@ from latentprobe.backends import Chunk, Plan, backends
 from latentprobe.benchmarks import Problem
 from latentprobe.conditions import Condition, conditions
 from latentprobe.edits import Activations, Edit, Knockout
-from latentprobe.errors import EditError, EmptySubsetError, ModelError
+from latentprobe.errors import (
+    EditError,
+    EmptySubsetError,
+    ModelError,
+    ProblemError,
+    SubsetError,
+)
 from latentprobe.generation import (
     Decoding,
     Parts,
@@ -38,6 +45,7 @@ from latentprobe.loading import Checkpoint, open_checkpoint
 from latentprobe.methods import MethodSpec, detect, methods, resolve_tokens
 from latentprobe.prompts import Prompt, Prompter
 from latentprobe.reading import finish, option_ids
+from latentprobe.records import content_key
 from latentprobe.scoring import OptionScorer
 from latentprobe.tokens import ALL, Subset
 from latentprobe.trajectory import Replay, Structure, Trajectory
@@ -70,10 +78,13 @@ class LatentModel:
         """Every hook point of this model."""
         return self.parts.backend.hook_points
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the weights."""
-        return self.parts.backend.fingerprint()
+        """16 hex digits that change with any weight, the tokenizer or the image processor."""
+        words, processor = self.parts.tokenizer, self.prompter and self.prompter.image_processor
+        settings = processor.to_json_string() if processor is not None else ""
+        texts = (words.backend_tokenizer.to_str(), str(words.chat_template), settings)
+        return content_key(self.parts.backend.fingerprint(), *texts)
 
     # -- generating -------------------------------------------------------------------------------
 
@@ -87,7 +98,7 @@ class LatentModel:
         """Run a problem's prompt once, so that several `generate` calls can share it."""
         prompt = self.prepare(problem)
         with self.parts.backend.session(make_plan(self.parts, (), 0)) as session:
-            return prefill(self.parts, session, prompt)
+            return replace(prefill(self.parts, session, prompt), problem_key=problem.key)
 
     def generate(  # noqa: PLR0913 - keyword-only, each one independent choice
         self,
@@ -136,6 +147,9 @@ class LatentModel:
             >>> t.text, len(t.latents), t.stop_reason
             ('<|organism_open|> <|organism_close|> <answer> yellow </answer>', 2, 'end')
         """
+        _check_arguments(problem, edits)
+        if shared is not None and shared.problem_key != problem.key:
+            raise ProblemError("`shared` is the prefill of another problem; call prefill(problem)")
         if condition is not None:
             structure, edits = _with_condition(condition, structure, edits)
         check_known_in_the_loop(edits)
@@ -180,7 +194,13 @@ class LatentModel:
             >>> out.logits.shape == t.logits.shape, bool((out.logits - t.logits).abs().max() < 1e-4)
             (True, True)
         """
+        _check_arguments(trajectory.problem, edits)
         kept = tuple(trajectory.layout.response) if positions is None else tuple(positions)
+        outside = [p for p in kept if not 0 <= p < len(trajectory.layout)]
+        if outside:
+            raise SubsetError(
+                f"positions {outside} are not among the {len(trajectory.layout)} of this trajectory"
+            )
         plan = make_plan(self.parts, edits, trajectory.seed if seed is None else seed)
         with self._open(trajectory, plan) as (session, states, cache):
             context = trajectory.context
@@ -227,7 +247,13 @@ class LatentModel:
             >>> acts["blocks.0.attn.hook_pattern"].shape[:2]
             torch.Size([4, 2])
         """
+        _check_arguments(trajectory.problem, edits)
         points = self.hook_points.select(at)
+        if edits and "latent.hook_state" in points:
+            raise EditError(
+                "latent.hook_state holds the states recorded while generating, which edits in a "
+                "replay do not change; read it without edits, or make the edits while generating"
+            )
         layout = trajectory.layout
         positions = layout.positions(where)
         if not positions:
@@ -258,6 +284,14 @@ class LatentModel:
     def __repr__(self) -> str:
         method = self.method.name if self.method else "none"
         return f"LatentModel({self.name}, method={method}, {len(self.hook_points)} hook points)"
+
+
+def _check_arguments(problem: object, edits: object) -> None:
+    """Refuse what is not a problem, and an edit given without a list around it."""
+    if problem is not None and not isinstance(problem, Problem):
+        raise ProblemError(f"a problem is an lp.Problem, got {problem!r}")
+    if isinstance(edits, Edit | Knockout):
+        raise EditError("`edits` is a list; write edits=[...] around a single one")
 
 
 def _with_condition(

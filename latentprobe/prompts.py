@@ -21,6 +21,8 @@ from latentprobe.errors import ModelError, ProblemError
 from latentprobe.methods import PromptSpec
 from latentprobe.tokens import ImageGrid
 
+PLACE = "latentprobe-question-place"  # stands for the question while its place is looked for
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -128,12 +130,18 @@ class Prompter:
             return None, None
         if self.image_processor is None:
             raise ProblemError("the problem has images, but this model has no image processor")
-        processed = self.image_processor(images=list(images), return_tensors="pt")
+        try:
+            processed = self.image_processor(images=list(images), return_tensors="pt")
+        except ValueError as error:
+            sizes = [image.size for image in images]
+            raise ProblemError(
+                f"images of {sizes} pixels (width, height) are not accepted: {error}"
+            ) from error
         return processed["pixel_values"], processed["image_grid_thw"]
 
     def _expand(self, rendered: str, text: str, counts: Sequence[int]) -> tuple[str, range]:
         """Repeat image tokens; return the text and the characters of the question in it."""
-        start = rendered.index(text.strip())
+        start = self._render(PLACE, len(counts)).index(PLACE)
         pieces = rendered.split(self.image_token)
         expanded, shift, length = pieces[0], 0, len(pieces[0])
         for count, piece in zip(counts, pieces[1:], strict=True):

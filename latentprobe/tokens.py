@@ -143,6 +143,9 @@ class Subset:
         """Whether it can only be resolved once the whole sequence is there (`SLOTS[-1]`)."""
         return any(part.counts_from_the_end for part in self.parts)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __or__(self, other: "Subset") -> "Subset":
         return _Either(self, _subset(other))
 
@@ -165,7 +168,7 @@ def _subset(value: object) -> Subset:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Everything(Subset):
     def mask(self, layout: Layout) -> np.ndarray:
         return np.ones(len(layout), dtype=bool)
@@ -174,7 +177,7 @@ class _Everything(Subset):
         return "all"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Role(Subset):
     role: str
 
@@ -185,7 +188,7 @@ class _Role(Subset):
         return self.role
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Slots(Subset):
     """Slots by latent step; the slice applies inside every segment."""
 
@@ -221,7 +224,7 @@ class _Slots(Subset):
         return f"slot[{':'.join('' if part is None else str(part) for part in parts)}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _SegmentNumber(Subset):
     index: int
 
@@ -241,7 +244,7 @@ class _SegmentNumber(Subset):
         return f"segment({self.index})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Positions(Subset):
     chosen: tuple[int, ...]
 
@@ -265,7 +268,7 @@ class _Positions(Subset):
         return f"positions({list(self.chosen)})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _ImageRegion(Subset):
     box: tuple[float, float, float, float]
     image: int
@@ -294,7 +297,7 @@ def _overlapping(low: float, high: float, size: int, cells: int) -> np.ndarray:
     return (edges[1:] > low) & (edges[:-1] < high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Either(Subset):
     left: Subset
     right: Subset
@@ -310,7 +313,7 @@ class _Either(Subset):
         return f"({self.left} | {self.right})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Both(Subset):
     left: Subset
     right: Subset
@@ -326,7 +329,7 @@ class _Both(Subset):
         return f"({self.left} & {self.right})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Not(Subset):
     inner: Subset
 

@@ -23,16 +23,16 @@ def test_no_example_is_left_out():
 
 def test_patching_slots_before_the_last_layer_brings_the_twins_answer(problems, mediated):
     found = dict(run("activation_patching"))
-    twin = mediated.generate(problems[0].twin).answer
-    assert twin != problems[0].answer
+    twin = mediated.generate(problems[1].twin).answer
+    assert twin != problems[1].answer
     assert twin in found.values()
-    assert found["blocks.2.hook_resid_post"] == problems[0].answer  # too late to be read
+    assert found["blocks.2.hook_resid_post"] == problems[1].answer  # too late to be read
 
 
 def test_a_custom_intervention_and_a_knockout_give_an_answer_each(problems):
     answers = run("custom_intervention")
-    assert answers["full"] == problems[0].answer
-    assert all(answer in problems[0].options for answer in answers.values())
+    assert answers["full"] == problems[1].answer
+    assert all(answer in problems[1].options for answer in answers.values())
 
 
 def test_the_attention_example_writes_its_figure(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latentprobe.errors import ProblemError
 
@@ -84,7 +84,11 @@ class Problem:
     def __post_init__(self) -> None:
         opened = tuple(_open(image, index) for index, image in enumerate(self.images))
         object.__setattr__(self, "images", opened)
+        if isinstance(self.options, str) or not all(isinstance(o, str) for o in self.options):
+            raise ProblemError(f"options are a list of texts, got {self.options!r}")
         object.__setattr__(self, "options", tuple(self.options))
+        if not all(option.strip() for option in self.options):
+            raise ProblemError(f"an option is empty: {list(self.options)}")
         object.__setattr__(self, "evidence", tuple(self.evidence))
         if len(set(self.options)) != len(self.options):
             raise ProblemError(f"options must differ from one another, got {list(self.options)}")
@@ -134,12 +138,23 @@ def option_letters(count: int) -> list[str]:
     return [chr(ord("A") + index) for index in range(count)]
 
 
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image the right way up, transparency on white, 16 bits scaled to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = image.point(lambda value: value / 257).convert("L")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def _open(image: ImageLike, index: int) -> Image.Image:
     if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return _upright_rgb(image)
     path = Path(image)
     try:
-        return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+        return _upright_rgb(Image.open(io.BytesIO(path.read_bytes())))
     except FileNotFoundError:
         raise ProblemError(f"image {index}: no file at {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

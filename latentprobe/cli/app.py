@@ -6,6 +6,7 @@ and the latter needs no torch.
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ MethodOption = Annotated[
 Threads = Annotated[
     int, typer.Option(min=0, help="CPU threads; 0 is one for organisms, half the cores otherwise.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="First seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31, help="First seed of everything random.")]
 Benchmark = Annotated[str, typer.Option("--benchmark", "-b", help="Name of a benchmark.")]
 Split = Annotated[str, typer.Option(help="Split of the benchmark.")]
 
@@ -45,13 +46,28 @@ def main() -> None:
     """Run the command line; expected errors are one message and exit status 2."""
     try:
         app()
-    except LatentProbeError as error:
+    except (LatentProbeError, OSError) as error:
         screen.failed(error)
         raise SystemExit(2) from None
     except SystemExit as leaving:  # typer's way out of everything, an interrupt included
         if leaving.code == INTERRUPTED:
             screen.interrupted()
         raise
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"latentprobe {version('latentprobe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mechanistic interpretability for latent visual reasoning."""
 
 
 @app.command()

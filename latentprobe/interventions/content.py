@@ -69,7 +69,9 @@ def patch(other: Activations | Mapping[str, Tensor] | Tensor) -> Intervention:
 
     Args:
         other: What `model.read` gave on another trajectory, a mapping from hook points to tensors,
-            or one tensor; as many rows as positions are edited.
+            or one tensor; as many rows as positions are edited. Of what `read` gave, the rows of
+            the same latent steps are taken when there are more (as while generating, where
+            positions come one by one).
 
     Raises:
         EditError: (when applied) There is no value for the hook point, or not as many rows.
@@ -83,6 +85,8 @@ def patch(other: Activations | Mapping[str, Tensor] | Tensor) -> Intervention:
 
     def replace(activation: Tensor, context: Context) -> Tensor:
         value = other if isinstance(other, Tensor) else _found(other, context.hook)
+        if isinstance(other, Activations) and value.ndim == activation.ndim:
+            value = _same_steps(value, other, activation, context)
         value = value.to(activation.device, activation.dtype)
         if context.heads is not None and value.shape != activation.shape:
             value = value.index_select(
@@ -149,6 +153,17 @@ def noise(
     if (scale == "distribution") != (bank is not None):
         raise EditError("noise: a bank goes with scale='distribution', and with no other scale")
     return _Noise(float(sigma), scale, bank, additive)
+
+
+def _same_steps(value: Tensor, other: Activations, activation: Tensor, context: Context) -> Tensor:
+    """Return the rows of the steps being edited, where `other` holds more rows than are edited."""
+    theirs = [step for step in other.steps if step is not None]
+    rows = value.shape[context.row_axis]
+    fits = len(set(theirs)) == len(theirs) == rows and set(context.steps) <= set(theirs)
+    if rows == activation.shape[context.row_axis] or not fits:
+        return value
+    chosen = torch.tensor([theirs.index(step) for step in context.steps if step is not None])
+    return value.index_select(context.row_axis, chosen.to(value.device))
 
 
 def _found(values: Activations | Mapping[str, Tensor], hook: str) -> Tensor:

@@ -34,7 +34,8 @@ class Trial:
         gold: Text of the gold option.
         answer_loglik: The option with the highest log-likelihood, or None without options.
         correct_loglik: Whether that is the gold one, or None.
-        option_logprobs: Log-likelihood of each option, in nats.
+        option_logprobs: Log-likelihood of each option, in nats, summed over its tokens.
+        option_tokens: Number of tokens of each option (divide by it to normalise for length).
         option_margin: Gold option minus the best other one, in nats, or None.
         entered: Whether latent mode was entered.
         segments: Number of latent segments.
@@ -43,7 +44,7 @@ class Trial:
         stop_reason: Why decoding ended.
         applied: Per edit, how many positions it really changed.
         donor: Key of the problem whose slots were transplanted, or None.
-        donor_answer: That problem's gold answer, or None.
+        donor_answer: What the model itself answered to that problem under `full`, or None.
         donor_followed: Whether the answer is the donor's, or None.
         error: What went wrong, or None; an outcome with an error is not counted.
     """
@@ -67,6 +68,7 @@ class Trial:
     answer_loglik: str | None = None
     correct_loglik: bool | None = None
     option_logprobs: Sequence[float] = ()
+    option_tokens: Sequence[int] = ()
     option_margin: float | None = None
     entered: bool = False
     segments: int = 0
@@ -89,6 +91,7 @@ COLUMN_TYPES: dict[Any, tuple[pa.DataType, tuple[type, ...]]] = {  # annotation 
     bool | None: (pa.bool_(), (bool, NONE)),
     float | None: (pa.float64(), (float, NONE)),
     Sequence[float]: (pa.list_(pa.float64()), (list,)),
+    Sequence[int]: (pa.list_(pa.int64()), (list,)),
     Mapping[str, int]: (pa.string(), (str,)),  # as canonical JSON
 }
 JSON_TYPES = {column.name: COLUMN_TYPES[column.type][1] for column in fields(Trial)}

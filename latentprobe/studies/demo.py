@@ -17,7 +17,7 @@ from latentprobe.studies.diagnosis import REPORT, Diagnosis
 
 ORGANISMS = ("mediated", "marker-only")
 BENCHMARK = "mini-attribute"
-PROBLEMS = 96
+PROBLEMS = 72
 TABLE = "table.md"
 
 

@@ -66,11 +66,12 @@ class Study:
             "schema": SCHEMA,
             "model": self.model.name,
             "model_hash": self.model.fingerprint,
-            "method": repr(self.model.method),
+            "method": self.model.method.name if self.model.method else "none",
+            "method_hash": content_key(repr(self.model.method)),
             "benchmark": self.benchmark,
             "split": self.split,
             "problems": len(self.problems),
-            "problems_hash": content_key(*(problem.key for problem in self.problems)),
+            "problems_hash": content_key(*([p.key, p.cluster] for p in self.problems)),
             "decoding": repr(self.decoding),
             "seed": self.seed,
         }
@@ -156,6 +157,7 @@ def diagnose(  # noqa: PLR0913 - keyword-only, each one independent choice
             card=model.card,
             method_card=model.method.describe() if model.method else {},
             conditions=[[name, recipe] for name, recipe in recipes.items()],
+            trials=len({question.key for question in study.questions()} | store.done),
             seeds=sorted({*store.manifest.get("seeds", []), *seeds}),
         )
         _Runner(study, store, progress).run()
@@ -272,10 +274,10 @@ class _Runner:
         None when none of them has a slot.
         """
         path = self.store.folder / "bank.safetensors"
-        if path.exists():
+        full = {q.problem.key: q for q in self.questions if q.condition.name == "full"}
+        if path.exists() and all(self._done(question) for question in full.values()):
             return Bank.open(path)
         activations = {}
-        full = {q.problem.key: q for q in self.questions if q.condition.name == "full"}
         for problem in self.study.problems:
             trajectory = self._trial(full[problem.key], self._prefill(problem), None, ())
             if trajectory is not None and trajectory.layout.slots:

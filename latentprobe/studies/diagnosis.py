@@ -1,12 +1,13 @@
 """A finished (or half-finished) study on disk: rows, summary, sentences, report, without torch."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from latentprobe.errors import StudyError
 from latentprobe.records import RecordStore
 from latentprobe.report import AttentionMap, Example, StudyPage, write_report
 from latentprobe.studies.summary import ConditionSummary, StudySummary, summarise
@@ -18,7 +19,7 @@ EXAMPLE_IMAGE = "example.png"
 REPORT = "report.html"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """One model's study, read from its folder.
 
@@ -29,8 +30,8 @@ class Diagnosis:
     """
 
     folder: Path
-    rows: pd.DataFrame = field(repr=False)
-    manifest: dict = field(repr=False)
+    rows: pd.DataFrame
+    manifest: dict
 
     @classmethod
     def read(cls, folder: str | Path) -> "Diagnosis":
@@ -57,7 +58,19 @@ class Diagnosis:
 
     def verdict(self) -> tuple[str, ...]:
         """Return what the rows amount to, in sentences, the most important first."""
-        return sentences(self.summary())
+        return self._sentences(self.summary())
+
+    def _sentences(self, summary: StudySummary) -> tuple[str, ...]:
+        expected = self.manifest.get("trials", len(self.rows))
+        if len(self.rows) >= expected:
+            return sentences(summary)
+        partial = f"Unfinished: {len(self.rows)} of {expected} trials are done."
+        return (partial, *sentences(summary))
+
+    def __repr__(self) -> str:
+        study = self.manifest.get("study", {})
+        asked = f"{study.get('model')} on {study.get('benchmark')}"
+        return f"Diagnosis({str(self.folder)!r}: {asked}, {len(self.rows)} trials)"
 
     def page(self) -> StudyPage:
         """Return this study as the report shows it."""
@@ -65,11 +78,16 @@ class Diagnosis:
         recipes = dict(self.manifest.get("conditions", []))
         rows = [_table_row(summary, one, recipes) for one in summary.conditions]
         attention = self.folder / ATTENTION
-        frame = pd.read_parquet(attention) if attention.exists() else pd.DataFrame()
+        try:
+            frame = pd.read_parquet(attention) if attention.exists() else pd.DataFrame()
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"{attention} cannot be read ({error}); delete it and run the study's command again"
+            ) from error
         return StudyPage(
             model=summary.model,
             card=str(self.manifest.get("card", "")),
-            verdicts=sentences(summary),
+            verdicts=self._sentences(summary),
             summary=pd.DataFrame(rows, dtype=object),
             attention=frame if len(frame) else None,
             examples=self._examples(),

@@ -30,6 +30,7 @@ def different_answer(
 ) -> Candidate:
     """Choose a donor whose own answer differs from the problem's gold answer.
 
+    Nor is it what the model itself answered: only then can an answer be told to be the donor's.
     Donors with the same question are preferred, so that the answer is the only thing that differs
     in what was asked; they must have as many slots. The choice is a function of seed and contents.
 
@@ -37,10 +38,13 @@ def different_answer(
         ProblemError: No candidate qualifies.
     """
     key = problem.key
+    own = {candidate.key: candidate.answer for candidate in candidates}
     able = [
         c
         for c in candidates
-        if c.key != key and c.slots == slots > 0 and c.answer not in (None, problem.answer)
+        if c.key != key
+        and c.slots == slots > 0
+        and c.answer not in (None, problem.answer, own.get(key))
     ]
     if not able:
         raise ProblemError(

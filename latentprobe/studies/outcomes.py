@@ -112,6 +112,11 @@ def answer_changed(outcomes: Sequence[Outcome], full: Iterable[Outcome]) -> floa
     )
 
 
+def unreached(outcomes: Iterable[Outcome]) -> int:
+    """Count the trials in which an edit was applied at no position."""
+    return sum(0 in one.applied for one in outcomes)
+
+
 def chance_level(outcomes: Iterable[Outcome]) -> float | None:
     """Mean of 1 / options over problems, in (0, 1]; None when no options are known."""
     return share((one, 1 / one.options if one.options else None) for one in outcomes)

@@ -9,6 +9,8 @@
 5. A conclusion survives a change of scorer when both accuracies lead to the same word, and, where
    that word is `different`, in the same direction.
 6. Below `FEWEST` independent problems every word is `inconclusive`, whatever the numbers.
+7. Nothing is `equivalent` that was not done: where an edit reached no position in some trials, the
+   word is `inconclusive` instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +41,7 @@ from latentprobe.studies.outcomes import (
     outcomes_by_condition,
     problem_means,
     share,
+    unreached,
 )
 
 FULL = "full"
@@ -83,7 +86,8 @@ class ConditionSummary:
         retained: Share of the gain of `full` over the reference; None for those two.
         answer_changed: Share of problems whose parsed answer differs from that under `full`.
         donor_followed: Share of answers that are the donor's.
-        applied_min: Smallest number of positions an edit changed, over trials and edits.
+        applied_min: Smallest number of positions an edit was applied at, over trials and edits.
+        unreached: Trials in which an edit was applied at no position.
         entered_rate: Share of trials that entered latent mode.
         slots_mean: Latent slots per trial.
     """
@@ -103,6 +107,7 @@ class ConditionSummary:
     answer_changed: float | None
     donor_followed: float | None
     applied_min: int | None
+    unreached: int
     entered_rate: float
     slots_mean: float
 
@@ -158,7 +163,7 @@ class ConditionSummary:
         return row | {"slots_mean": self.slots_mean, "survives_scorer": self.survives_scorer}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudySummary:
     """One model on one benchmark, condition by condition; `summary["zero"]` is one of them.
 
@@ -194,6 +199,9 @@ class StudySummary:
         """Return one row per condition; None where a quantity cannot be estimated."""
         frame = pd.DataFrame([summary.to_row() for summary in self.conditions], dtype=object)
         return frame.set_index("condition")
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         chance = "unknown" if self.chance is None else f"{self.chance:.2f}"
@@ -323,17 +331,23 @@ def _compare_all(plan: _Plan, measure: str) -> dict[str, Comparison]:
     size = None if plan.family_size is None else max(plan.family_size, len(tests))
     adjusted = holm([test.permutation_p for test, _ in tests.values()], family_size=size)
     return {
-        name: _comparison(*test, p_adjusted)
+        name: _comparison(*test, p_adjusted, plan.outcomes[name])
         for (name, test), p_adjusted in zip(tests.items(), adjusted, strict=True)
     }
 
 
-def _comparison(difference: Difference, within: Equivalence, p_adjusted: float) -> Comparison:
+def _comparison(
+    difference: Difference, within: Equivalence, p_adjusted: float, trials: Sequence[Outcome]
+) -> Comparison:
     independent = difference.estimate.clusters
     if independent < FEWEST:
         reason = f"only {independent} independent problems; {FEWEST} are the least for a word"
         return Comparison(difference, within, p_adjusted, "inconclusive", reason)
     word = verdict_word(difference, within, p_adjusted)
+    missed = unreached(trials)
+    if missed and (word == "equivalent" or missed == len(trials)):
+        reason = f"applied at no position in {missed} of {len(trials)} trials"
+        return Comparison(difference, within, p_adjusted, "inconclusive", reason)
     return Comparison(difference, within, p_adjusted, word)
 
 
@@ -361,6 +375,7 @@ def _condition(
         answer_changed=None if name == FULL else answer_changed(trials, plan.outcomes[FULL]),
         donor_followed=share((one, one.followed) for one in trials),
         applied_min=min(counts, default=None),
+        unreached=unreached(trials),
         entered_rate=mean_share((one, one.entered) for one in trials),
         slots_mean=mean_share((one, one.slots) for one in trials),
     )

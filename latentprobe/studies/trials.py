@@ -81,6 +81,7 @@ def trial_of(
 def _outcome(problem: Problem, trajectory: Trajectory, condition: Condition) -> dict:
     scores = trajectory.scores
     best = max(range(len(scores)), key=scores.__getitem__)
+    tied = scores.count(scores[best]) > 1  # no guess between equals
     gold = problem.answer_index
     assert gold is not None
     others = [score for index, score in enumerate(scores) if index != gold]
@@ -92,9 +93,10 @@ def _outcome(problem: Problem, trajectory: Trajectory, condition: Condition) -> 
         "answer": trajectory.answer,
         "parsed": trajectory.parsed.ok,
         "correct": bool(trajectory.correct),
-        "answer_loglik": problem.options[best],
-        "correct_loglik": best == gold,
+        "answer_loglik": None if tied else problem.options[best],
+        "correct_loglik": best == gold and not tied,
         "option_logprobs": list(scores),
+        "option_tokens": list(trajectory.score_tokens),
         "option_margin": scores[gold] - max(others) if others else None,
         "entered": trajectory.entered,
         "segments": len(trajectory.layout.segments),
