@@ -141,7 +141,8 @@ class Prompter:
 
     def _expand(self, rendered: str, text: str, counts: Sequence[int]) -> tuple[str, range]:
         """Repeat image tokens; return the text and the characters of the question in it."""
-        start = self._render(PLACE, len(counts)).index(PLACE)
+        place = self._render(PLACE, len(counts)).index(PLACE)
+        start = rendered.index(text.strip(), place)
         pieces = rendered.split(self.image_token)
         expanded, shift, length = pieces[0], 0, len(pieces[0])
         for count, piece in zip(counts, pieces[1:], strict=True):

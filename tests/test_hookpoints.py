@@ -136,5 +136,5 @@ def test_one_pattern_without_a_match_spoils_the_selection():
 
 def test_a_registry_of_points_prints_its_kinds():
     assert repr(POINTS.select(["blocks.*.hook_mlp_out", "latent.hook_fed"])) == (
-        "HookPoints(4 points: hook_mlp_out, latent.hook_fed)"
+        "HookPoints(4 points: blocks.{l}.hook_mlp_out, latent.hook_fed)"
     )

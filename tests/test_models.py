@@ -15,6 +15,8 @@ from latentprobe.errors import (
     EmptySubsetError,
     MethodMismatchError,
     ModelError,
+    ProblemError,
+    SubsetError,
     UnknownNameError,
 )
 from latentprobe.generation import Decoding
@@ -327,7 +329,7 @@ def test_what_cannot_be_read_is_refused_with_the_nearest_names(mediated, problem
     with pytest.raises(EmptySubsetError, match=r"nothing to read: positions\(\[\]\)"):
         mediated.read(t, "blocks.*", where=positions([]))
     with pytest.raises(EmptySubsetError, match="say allow_empty=True"):
-        mediated.read(t, "latent.*", edits=[Edit("blocks.*", positions([]), zero())])
+        mediated.read(t, "latent.hook_fed", edits=[Edit("blocks.*", positions([]), zero())])
 
 
 # --- counting from the end -----------------------------------------------------------------------
@@ -499,3 +501,34 @@ def test_a_model_without_a_tokenizer_reads_no_problems(mediated, problems):
 def test_decoding_settings_win_over_the_limit(mediated, problems):
     t = mediated.generate(problems[0], max_new_tokens=40, decoding=Decoding(max_new_tokens=3))
     assert (len(t.response_ids), t.stop_reason) == (3, "max_new_tokens")
+
+
+# --- arguments that cannot be meant --------------------------------------------------------------
+
+
+def test_another_problems_prefill_is_refused(mediated, problems):
+    with pytest.raises(ProblemError, match="the prefill of another problem"):
+        mediated.generate(problems[0], shared=mediated.prefill(problems[1]))
+
+
+def test_recorded_states_are_not_read_under_edits(mediated, problems):
+    t = mediated.generate(problems[0])
+    edit = Edit("blocks.0.hook_resid_post", SLOTS, zero())
+    with pytest.raises(EditError, match="holds the states recorded while generating"):
+        mediated.read(t, "latent.hook_state", edits=[edit])
+
+
+def test_positions_outside_the_trajectory_have_no_logits(mediated, problems):
+    t = mediated.generate(problems[0])
+    with pytest.raises(SubsetError, match=r"positions \[999\] are not among the 27"):
+        mediated.replay(t, positions=[0, 999])
+
+
+def test_every_weight_counts_in_the_fingerprint(marker_only):
+    backend = marker_only.parts.backend
+    before, weight = backend.fingerprint(), backend.layers[1].mlp.up_proj.weight
+    kept = weight.data[17, 5].item()
+    weight.data[17, 5] += 0.25
+    changed = backend.fingerprint()
+    weight.data[17, 5] = kept
+    assert changed != before == backend.fingerprint()

@@ -55,7 +55,7 @@ def main() -> None:
         raise
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"latentprobe {version('latentprobe')}")
         raise typer.Exit
@@ -64,8 +64,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     show: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
 ) -> None:
     """Mechanistic interpretability for latent visual reasoning."""
 

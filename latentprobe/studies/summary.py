@@ -107,9 +107,9 @@ class ConditionSummary:
     answer_changed: float | None
     donor_followed: float | None
     applied_min: int | None
-    unreached: int
     entered_rate: float
     slots_mean: float
+    unreached: int = 0
 
     @property
     def difference(self) -> Difference | None:

@@ -170,7 +170,9 @@ def test_labels_evidence_and_twins_do_not_change_the_key():
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3).filter(
+            str.strip
+        ),
         min_size=1,
         max_size=4,
         unique=True,
@@ -195,3 +197,27 @@ def test_a_box_is_kept_with_its_image():
 def test_an_empty_box_is_an_error(corners: tuple[int, ...]):
     with pytest.raises(ProblemError, match=r"is empty: left must be below right and top below"):
         Box(*corners)
+
+
+def test_pictures_are_turned_upright_and_transparency_is_white(tmp_path):
+    sideways = Image.new("RGB", (4, 2), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    sideways.save(tmp_path / "sideways.jpg", exif=exif)
+    assert Problem("?", [tmp_path / "sideways.jpg"]).pictures[0].size == (2, 4)
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert Problem("?", [clear]).pictures[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off():
+    deep = Image.new("I;16", (2, 1))
+    deep.putpixel((0, 0), 257 * 100)
+    deep.putpixel((1, 0), 65535)
+    seen = Problem("?", [deep]).pictures[0]
+    assert [seen.getpixel((column, 0)) for column in (0, 1)] == [(100,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize("options", ["red", ["red", " "]])
+def test_options_that_are_no_texts_are_refused(options):
+    with pytest.raises(ProblemError, match=r"options are a list of texts|an option is empty"):
+        Problem("?", options=options)

@@ -153,11 +153,15 @@ def test_decoding_and_first_seed_are_used(mediated, problems, empty_folder):
 # --- cut short -----------------------------------------------------------------------------------
 
 DRIVER = """
-import os, signal, sys
+import json, os, shutil, signal, sys
+from pathlib import Path
+
+import latentprobe.models, latentprobe.studies.diagnose, transformers  # once, for all processes
 from latentprobe.cli import main
 from latentprobe.records import RecordStore
 
-where, number = sys.argv.pop(1), int(sys.argv.pop(1))
+folder, points = Path(sys.argv.pop(1)), json.loads(sys.argv.pop(1))
+sys.argv += ["--out", str(folder / "study")]
 append, appended = RecordStore.append, 0
 
 def counted(self, trial, seconds):
@@ -172,7 +176,17 @@ def counted(self, trial, seconds):
         os.kill(os.getpid(), signal.SIGINT if where == "interrupt" else signal.SIGKILL)
 
 RecordStore.append = counted
-main()
+codes = []
+for where, number in points:
+    process = os.fork()
+    if not process:
+        os.dup2(os.open(folder / f"{where}.errors", os.O_CREAT | os.O_WRONLY), 2)
+        os.dup2(2, 1)
+        main()
+        raise SystemExit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    shutil.copytree(folder / "study", folder / where)
+print(json.dumps(codes))
 """
 
 
@@ -186,27 +200,30 @@ class Stop:
     files: set[str]
 
 
-def cut_short(folder: Path, arguments: list[str], where: str, number: int) -> Stop:
-    """Run the command in a process of its own, which stops itself at a stated point."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, where, str(number), *arguments, "--out", str(folder)],
-        cwd=Path(latentprobe.__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    left = {path.name for path in folder.iterdir()}
-    return Stop(done.returncode, done.stderr, keys(folder), left)
-
-
 @pytest.fixture(scope="module")
 def stops(study_arguments, tmp_path_factory) -> tuple[Path, list[Stop]]:
-    """The same command in one folder, stopped at three different points."""
-    folder = tmp_path_factory.mktemp("stopped") / "study"
+    """The same command in one folder, three processes stopped at three different points."""
+    folder = tmp_path_factory.mktemp("stopped")
     points = [("bank-phase", 3), ("half-a-line", 15), ("interrupt", 16)]
-    return folder, [cut_short(folder, study_arguments, *point) for point in points]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(folder), json.dumps(points), *study_arguments],
+        cwd=Path(latentprobe.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    codes = json.loads(done.stdout)
+    return folder / "study", [
+        Stop(
+            code,
+            (folder / f"{where}.errors").read_text(),
+            keys(folder / where),
+            {path.name for path in (folder / where).iterdir()},
+        )
+        for code, (where, _) in zip(codes, points, strict=True)
+    ]
 
 
 def test_the_processes_really_were_stopped_where_they_were_told_to(stops):

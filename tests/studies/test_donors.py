@@ -20,7 +20,7 @@ GOOD = Candidate("good", OTHER, "blue", 2)
 @pytest.mark.parametrize(
     "wrong",
     [
-        Candidate(PROBLEM.key, SAME, "blue", 2),
+        Candidate(PROBLEM.key, SAME, "green", 2),
         Candidate("same-answer", SAME, "red", 2),
         Candidate("unparsed", SAME, None, 2),
         Candidate("fewer-slots", SAME, "blue", 1),
@@ -39,6 +39,14 @@ def test_what_counts_is_the_donors_own_answer_not_its_gold():
     assert [field.name for field in dataclasses.fields(Candidate)] == [
         *("key", "question", "answer", "slots"),
     ]
+
+
+def test_a_donor_with_the_models_own_answer_could_not_be_told_to_be_followed():
+    own = Candidate(PROBLEM.key, SAME, "blue", 2)
+    other = Candidate("other", OTHER, "green", 2)
+    assert chosen(own, GOOD, other) == "other"  # the model says blue anyway
+    with pytest.raises(ProblemError, match="no donor for asked"):
+        chosen(own, GOOD)
 
 
 def test_a_donor_with_the_same_question_is_preferred():
