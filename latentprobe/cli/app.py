@@ -6,12 +6,12 @@ and the latter needs no torch.
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from latentprobe import __version__
 from latentprobe.cli import screen
 from latentprobe.errors import LatentProbeError
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _version(asked: bool | None) -> None:
     if asked:
-        typer.echo(f"latentprobe {version('latentprobe')}")
+        typer.echo(f"latentprobe {__version__}")
         raise typer.Exit
 
 

@@ -293,3 +293,8 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["latentprobe", "organisms", "list"])
     with pytest.raises(RuntimeError, match="a bug"):
         main()
+
+
+def test_the_version_is_the_packages_own(call):
+    status, out, _ = call("--version")
+    assert (status, out.split()) == (0, ["latentprobe", latentprobe.__version__])
