@@ -39,7 +39,7 @@ test: dev
 check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright -p . --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
 format: dev
