@@ -6,6 +6,7 @@ makes sense on any layout: `SLOTS[0:2] | MARKERS`, `~IMAGE`, `image_region((0, 0
 know no model and no tensor; a layout resolves them to positions.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -126,7 +127,7 @@ class Layout:
         return runs
 
 
-class Subset:
+class Subset(ABC):
     """A rule that chooses positions on any layout; combine with `|`, `&` and `~`."""
 
     @property
@@ -134,9 +135,9 @@ class Subset:
         """The subsets it is made of."""
         return ()
 
+    @abstractmethod
     def mask(self, layout: Layout) -> np.ndarray:
         """Return a boolean per position of the layout."""
-        raise NotImplementedError
 
     @property
     def counts_from_the_end(self) -> bool:
