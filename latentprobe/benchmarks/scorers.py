@@ -83,8 +83,8 @@ def resolve_option(span: str, options: Sequence[str]) -> str | None:
     by_letter = _by_letter(span, letters, options)
     if by_letter is not None:
         return by_letter
-    same = [option for option in options if _plain(option) == _plain(span)]
-    if same:
+    same = [o for o in options if o == span] or [o for o in options if _plain(o) == _plain(span)]
+    if same and span:
         return same[0]
     stated = re.findall(
         rf"(?i:answer(?:\s+is)?)\s*:?\s*\(?([{letters[0]}-{letters[-1]}])\)?(?!\w|(?<=A)\s+\w)",
@@ -92,13 +92,17 @@ def resolve_option(span: str, options: Sequence[str]) -> str | None:
     )
     if stated:
         return options[letters.index(stated[-1])]
-    inside = [
-        o for o in options if re.search(rf"(?<!\w){re.escape(_plain(o))}(?!\w)", _plain(span))
-    ]
+    inside = [option for option in options if _occurs(_plain(option), _plain(span))]
     begun = re.match(r"\(?([A-Z])[.:)]", span)
     if len(inside) != 1 or (begun and begun[1] != letters[options.index(inside[0])]):
         return None
     return inside[0]
+
+
+def _occurs(option: str, text: str) -> bool:
+    """Whether an option stands in a text as a whole: no part of a word or of a number."""
+    whole = rf"(?<![\w-])(?<!\d[.,:]){re.escape(option)}(?!\w|[.,:]\d)"
+    return bool(option) and re.search(whole, text) is not None
 
 
 def _by_letter(span: str, letters: Sequence[str], options: Sequence[str]) -> str | None:

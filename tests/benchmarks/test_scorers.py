@@ -146,6 +146,17 @@ def test_an_options_text_is_matched_as_a_whole_and_literally():
     assert read("in C++ of course", options=("C++", "Java")) == "C++"
 
 
+@pytest.mark.parametrize("response", ["it is 0.5", "1,500 g", "-5 degrees", "at 10:5", "5.25"])
+def test_a_piece_of_a_number_is_no_option(response: str):
+    assert resolve_option(response, ["5", "500", "25"]) is None
+    assert resolve_option("it is 5, I think", ["5", "500", "25"]) == "5"
+
+
+def test_options_that_differ_in_case_only_are_told_apart_and_nothing_is_no_option():
+    assert resolve_option("PH", ["pH", "PH"]) == "PH"
+    assert resolve_option("", [".", "red"]) is None
+
+
 def test_an_article_is_not_an_option():
     assert read("A ball") is None
     assert read("A green ball") == "green"
